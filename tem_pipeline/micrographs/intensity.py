@@ -1,0 +1,68 @@
+"""Brings micrographs of any camera, dose and mode to one intensity scale, on which particles are dark."""
+
+import numpy as np
+
+from tem_pipeline.errors import UserError
+
+MODES = ("bright_field", "haadf")
+
+
+def standardise(image: np.ndarray, mode: str = "bright_field") -> np.ndarray:
+    """Shift and scale the intensities of a whole micrograph; particles come out dark.
+
+    Parameters
+    ----------
+    image : ndarray, (height, width)
+        Any real dtype, finite.
+    mode : {"bright_field", "haadf"}
+        In bright field particles are darker than the support already; HAADF is inverted.
+
+    Returns
+    -------
+    ndarray, (height, width), float32
+        Median 0, standard deviation 1 measured between the 0.1 and 99.9 percentiles, clipped to -8 … 8,
+        so that neither hot pixels nor a burnt-in scale bar set the scale. A constant image gives zeros.
+
+    Raises
+    ------
+    UserError
+        For a mode it doesn't know.
+    """
+    if mode not in MODES:
+        raise UserError(f"mode {mode!r} is unknown: use one of {', '.join(MODES)}")
+    # Every 4th pixel of a large image gives the same percentiles to well under 0.1 %.
+    stride = max(1, int(np.sqrt(image.size / 2**18)))
+    sample = np.asarray(image[::stride, ::stride], dtype=np.float64)
+    low, median, high = np.percentile(sample, (0.1, 50, 99.9))
+    spread = np.clip(sample, low, high).std()
+    scaled = np.subtract(image, median, dtype=np.float32)
+    if spread > 0:
+        scaled /= np.float32(spread)
+    else:
+        scaled[:] = 0
+    if mode == "haadf":
+        np.negative(scaled, out=scaled)
+    return np.clip(scaled, -8, 8, out=scaled)
+
+
+def detect_mode(image: np.ndarray) -> str:
+    """Tell bright field from HAADF by the side on which the image's intensities have their tail.
+
+    Particles are the minority of the pixels and stand out from the support: darker in bright field,
+    brighter in HAADF. Slow illumination is taken out first.
+
+    Parameters
+    ----------
+    image : ndarray, (height, width)
+
+    Returns
+    -------
+    {"bright_field", "haadf"}
+    """
+    from scipy.ndimage import gaussian_filter
+
+    stride = max(1, min(image.shape) // 512)
+    small = gaussian_filter(np.asarray(image, dtype=np.float32), stride)[::stride, ::stride]
+    flat = small - gaussian_filter(small, max(small.shape) / 4)
+    deviation = np.clip(flat - np.median(flat), *np.percentile(flat, (0.1, 99.9)))
+    return "haadf" if np.mean(deviation**3) > 0 else "bright_field"

@@ -1,0 +1,15 @@
+"""What every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> Path:
+    """Real images and microscope files; tests that need them are skipped where they are not at hand."""
+    folder = os.environ.get("TEM_REFERENCE_DATA")
+    if not folder:
+        pytest.skip("TEM_REFERENCE_DATA is not set: it names the folder of real microscope files")
+    return Path(folder)
