@@ -1,0 +1,108 @@
+"""Every setting of the platform, typed, in one place; set by the environment (TEM_…) or a `.env` file."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from upath import UPath
+
+from tem_pipeline.errors import UserError
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+
+
+class Settings(BaseSettings):
+    """What a laboratory may choose; relative roots are relative to the project, not the working directory."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TEM_", env_file=PROJECT_ROOT / ".env", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    data_root: str = Field(
+        default="data", description="where incoming/, annotated/, activity/, lake/ and reports/ lie"
+    )
+    models_root: str = Field(
+        default="models", description="where the champion, the pretrained model and MLflow's store lie"
+    )
+    mlflow_tracking_uri: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("MLFLOW_TRACKING_URI", "mlflow_tracking_uri"),
+        description="an MLflow server; without it the embedded store below the models root is used",
+    )
+    threads: int = Field(
+        default_factory=lambda: len(os.sched_getaffinity(0)),
+        ge=1,
+        description="threads for training and inference",
+    )
+    precision: Literal["auto", "f32", "bf16"] = Field(
+        default="auto", description="arithmetic of inference; auto takes bf16 where the processor has it"
+    )
+    tile_px: int = Field(default=512, ge=64, le=4096, multiple_of=16, description="side of an inference tile")
+    tile_overlap_px: int = Field(
+        default=64, ge=0, le=1024, multiple_of=16, description="overlap of neighbouring tiles"
+    )
+    minimum_diameter_px: float = Field(
+        default=5.0, ge=1, description="smaller objects are noise: they are removed from the predicted masks"
+    )
+    training_sets: tuple[str, ...] = Field(
+        default=(),
+        description='annotated sets to train with, as JSON: ["set_a", "set_b"]; none: all',
+    )
+    training_profile: Literal["quick", "standard", "paper"] = Field(
+        default="standard", description="training profile"
+    )
+    split_seed: int = Field(
+        default=0, ge=0, description="seed of the split into training, validation and test"
+    )
+
+
+@lru_cache(maxsize=1)
+def load_settings() -> Settings:
+    """Read the settings once.
+
+    Raises
+    ------
+    UserError
+        Naming the setting and what is wrong with it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"setting TEM_{name.upper()}: {first['msg']}") from error
+    except Exception as error:  # pydantic-settings' own errors, such as a list that is no JSON
+        raise UserError(f"settings can't be read: {error}") from error
+
+
+def settings_table(settings: Settings) -> list[dict[str, str]]:
+    """List every setting with its environment variable, value, origin and meaning."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        variable = "MLFLOW_TRACKING_URI" if name == "mlflow_tracking_uri" else f"TEM_{name.upper()}"
+        if variable in os.environ:
+            origin = "environment"
+        elif name in settings.model_fields_set:
+            origin = ".env"
+        else:
+            origin = "default"
+        rows.append(
+            {
+                "setting": variable,
+                "value": str(getattr(settings, name)),
+                "origin": origin,
+                "meaning": field.description or "",
+            }
+        )
+    return rows
+
+
+def resolve_root(root: str) -> UPath:
+    """Make a root absolute: a local relative path lies below the project, a URL stays as it is."""
+    path = UPath(root)
+    if path.protocol in ("", "file"):
+        return UPath(PROJECT_ROOT / Path(root).expanduser())
+    return path

@@ -1,0 +1,251 @@
+"""Where things lie below the data and models roots, and how files are written: whole or not at all."""
+
+import errno
+import hashlib
+import io
+import os
+import re
+import tempfile
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tifffile
+from filelock import FileLock, Timeout
+from upath import UPath
+
+from tem_pipeline.errors import UserError
+from tem_pipeline.settings import Settings, resolve_root
+
+SESSION_KEY = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+TABLE_FILE = "part-0.parquet"
+
+AnyPath = UPath | Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of one installation; everything else asks this for paths."""
+
+    data_root: UPath
+    models_root: UPath
+
+    @property
+    def incoming(self) -> UPath:
+        """Session folders as the microscopes wrote them; never written by us."""
+        return self.data_root / "incoming"
+
+    @property
+    def annotated(self) -> UPath:
+        """Annotated sets."""
+        return self.data_root / "annotated"
+
+    @property
+    def lake(self) -> UPath:
+        """Images, masks and Parquet tables."""
+        return self.data_root / "lake"
+
+    @property
+    def reports(self) -> UPath:
+        """Pages for people."""
+        return self.data_root / "reports"
+
+    @property
+    def champion(self) -> UPath:
+        """The model that sessions are processed with."""
+        return self.models_root / "champion"
+
+    @property
+    def pretrained(self) -> UPath:
+        """The model that the repository ships."""
+        return self.models_root / "pretrained"
+
+    @property
+    def mlflow(self) -> UPath:
+        """MLflow's embedded store."""
+        return self.models_root / "mlflow"
+
+    def partition(self, asset: str, session: str | None = None) -> UPath:
+        """Give the folder of an asset, or of one session's part of it.
+
+        Raises
+        ------
+        UserError
+            For a session key that could lead out of the asset's folder.
+        """
+        if session is None:
+            return self.lake / asset
+        if not SESSION_KEY.fullmatch(session):
+            raise UserError(f"session key {session!r} is not safe: use letters, digits, '.', '_' and '-'")
+        return self.lake / asset / f"session={session}"
+
+    def table(self, asset: str, session: str | None = None) -> UPath:
+        """Give the Parquet file that is the only way into an asset's partition."""
+        return self.partition(asset, session) / TABLE_FILE
+
+
+def layout_of(settings: Settings) -> Layout:
+    """Give the folders that the settings name."""
+    return Layout(resolve_root(settings.data_root), resolve_root(settings.models_root))
+
+
+def _is_local(path: AnyPath) -> bool:
+    return getattr(path, "protocol", "") in ("", "file")
+
+
+@contextmanager
+def atomic_path(target: AnyPath) -> Iterator[Path]:
+    """Yield a path to write to; the file appears at `target` only when the block ends without an error.
+
+    Locally by a rename within the folder, elsewhere by one upload.
+
+    Raises
+    ------
+    UserError
+        When the disk is full or read-only, naming the target. What stood at `target` before stays.
+    """
+    part: Path | None = None
+    try:
+        if _is_local(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = Path(str(target.parent)) / f".{target.name[:80]}.{uuid.uuid4().hex}.part"
+            yield part
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
+            part.replace(str(target))
+        else:
+            part = Path(tempfile.gettempdir()) / f"{uuid.uuid4().hex}{target.suffix}"
+            yield part
+            target.fs.put_file(str(part), target.path)  # type: ignore[attr-defined]
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise UserError(
+                f"{target}: can't be written ({os.strerror(error.errno)}); "
+                "make room or give write permission, then run again"
+            ) from error
+        raise
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+
+
+def write_bytes(target: AnyPath, content: bytes) -> None:
+    """Write a file in one step."""
+    with atomic_path(target) as part:
+        part.write_bytes(content)
+
+
+def write_table(target: AnyPath, table: pa.Table | pd.DataFrame) -> None:
+    """Write a Parquet file in one step."""
+    if isinstance(table, pd.DataFrame):
+        table = pa.Table.from_pandas(table, preserve_index=False)
+    with atomic_path(target) as part:
+        pq.write_table(table, part, compression="zstd")
+
+
+def read_table(source: AnyPath, columns: list[str] | None = None) -> pd.DataFrame:
+    """Read one Parquet file, without taking columns from the names of its folders.
+
+    Raises
+    ------
+    UserError
+        When there is none.
+    """
+    if not source.exists():
+        raise UserError(f"{source}: there is no such table yet; materialise its asset first")
+    with source.open("rb") as file:
+        return pq.ParquetFile(file).read(columns=columns).to_pandas()
+
+
+def encode_tiff(image: np.ndarray, pixel_size_nm: float | None = None) -> bytes:
+    """Encode an image as TIFF with its scale, as ImageJ and napari read it.
+
+    Parameters
+    ----------
+    image : ndarray, (height, width)
+        uint8, uint16 and float32 are written as ImageJ writes them; other types (label images of more than
+        65,535 particles) as plain TIFF with the same resolution.
+    pixel_size_nm : float, optional
+        Side of a square pixel; left out where the image is not calibrated.
+    """
+    stream = io.BytesIO()
+    imagej = image.dtype in (np.uint8, np.uint16, np.float32)
+    options: dict = {"imagej": True} if imagej else {"compression": "zlib"}
+    if pixel_size_nm:
+        options["resolution"] = (1 / pixel_size_nm, 1 / pixel_size_nm)
+        if imagej:
+            options["metadata"] = {"unit": "nm"}
+        else:
+            options["resolution"] = (1e7 / pixel_size_nm, 1e7 / pixel_size_nm)
+            options["resolutionunit"] = "CENTIMETER"
+    tifffile.imwrite(stream, image, **options)
+    return stream.getvalue()
+
+
+def write_content(folder: AnyPath, stem: str, suffix: str, content: bytes) -> str:
+    """Write a file whose name carries a hash of its content.
+
+    Returns
+    -------
+    str
+        The file's name. A file of that name holds the same bytes, so it is not written again.
+    """
+    name = f"{stem}-{hashlib.sha256(content).hexdigest()[:16]}{suffix}"
+    target = folder / name
+    if not target.exists():
+        write_bytes(target, content)
+    return name
+
+
+def collect_unreferenced(folder: AnyPath, referenced: Iterable[str], older_than_s: float = 86_400) -> int:
+    """Remove files that no table points to any more.
+
+    Files younger than `older_than_s` stay: somebody who read the former table may still be reading them.
+
+    Returns
+    -------
+    int
+        How many files were removed.
+    """
+    if not folder.exists():
+        return 0
+    keep = set(referenced) | {TABLE_FILE}
+    old = time.time() - older_than_s
+    unwanted = [file for file in folder.iterdir() if file.name not in keep and file.stat().st_mtime < old]
+    for file in unwanted:
+        file.unlink(missing_ok=True)
+    return len(unwanted)
+
+
+@contextmanager
+def session_lock(layout: Layout, session: str, timeout_s: float = 3600) -> Iterator[None]:
+    """Hold a session's one lock while its tables are made; the system frees it when the process dies.
+
+    Raises
+    ------
+    UserError
+        When somebody else holds it for longer than `timeout_s`, or the lock's folder can't be written.
+    """
+    if not SESSION_KEY.fullmatch(session):
+        raise UserError(f"session key {session!r} is not safe: use letters, digits, '.', '_' and '-'")
+    root = (
+        Path(layout.data_root)
+        if _is_local(layout.data_root)
+        else Path(tempfile.gettempdir()) / "tem_pipeline"
+    )
+    lock = root / ".locks" / f"{session}.lock"
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock, timeout=timeout_s):
+            yield
+    except Timeout as error:
+        raise UserError(f"session {session} is being processed by somebody else; try again later") from error
+    except PermissionError as error:
+        raise UserError(f"{lock}: can't be written; give write permission to {root}") from error
