@@ -235,15 +235,12 @@ def session_lock(layout: Layout, session: str, timeout_s: float = 3600) -> Itera
     """
     if not SESSION_KEY.fullmatch(session):
         raise UserError(f"session key {session!r} is not safe: use letters, digits, '.', '_' and '-'")
-    root = (
-        Path(layout.data_root)
-        if _is_local(layout.data_root)
-        else Path(tempfile.gettempdir()) / "tem_pipeline"
-    )
+    local = _is_local(layout.data_root)
+    root = Path(str(layout.data_root)) if local else Path(tempfile.gettempdir(), "tem_pipeline")
     lock = root / ".locks" / f"{session}.lock"
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=timeout_s):
+        with FileLock(str(lock), timeout=timeout_s):
             yield
     except Timeout as error:
         raise UserError(f"session {session} is being processed by somebody else; try again later") from error

@@ -1,0 +1,110 @@
+"""Holds a model's predictions against annotated images, and a candidate against the champion."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from tem_pipeline.annotation.datasets import AnnotatedImage
+from tem_pipeline.segmentation.inference import ModelCard, SegmentationModel, predict_classes
+from tem_pipeline.segmentation.metrics import bootstrap_intervals, confusion_counts, scores
+
+COUNTS = ["tp", "fp", "fn", "tn"]
+SHELL_COUNTS = [f"shell_{name}" for name in COUNTS]
+
+
+def evaluate_model(
+    model: SegmentationModel,
+    images: Sequence[AnnotatedImage],
+    progress: Callable[[float], None] | None = None,
+) -> pd.DataFrame:
+    """Count right and wrong pixels of every image.
+
+    Returns
+    -------
+    DataFrame
+        One row an image: name, group, tp, fp, fn, tn of the cores; shell_tp … of whole particles, shell
+        included, where both the model and the annotation know shells.
+    """
+    core = model.card.classes.index("core")
+    rows = []
+    for index, annotated in enumerate(images):
+        class_map, _ = predict_classes(model, annotated.image)
+        row: dict[str, Any] = {"name": annotated.name, "group": annotated.group}
+        truth_core = annotated.class_map == len(annotated.classes) - 1
+        row |= dict(zip(COUNTS, confusion_counts(truth_core, class_map == core), strict=True))
+        if model.card.has_shells and "shell" in annotated.classes:
+            counts = confusion_counts(annotated.class_map > 0, class_map > 0)
+            row |= dict(zip(SHELL_COUNTS, counts, strict=True))
+        rows.append(row)
+        if progress:
+            progress((index + 1) / len(images))
+    return pd.DataFrame(rows, columns=["name", "group", *COUNTS] if not rows else None)
+
+
+def summarise_evaluation(evaluated: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
+    """Pool the counts of all images into scores with 95 % intervals.
+
+    The intervals resample source micrographs, since crops of one micrograph are no independent images.
+
+    Returns
+    -------
+    dict
+        accuracy, mean_iou, dice, iou, dice_shell where shells were evaluated, intervals, images.
+    """
+    by_source = evaluated.groupby("group")[COUNTS].sum().to_numpy()
+    summary: dict[str, Any] = dict(scores(tuple(by_source.sum(axis=0))))
+    intervals = {k: list(v) for k, v in bootstrap_intervals(by_source, seed=seed).items()}
+    if set(SHELL_COUNTS) <= set(evaluated) and evaluated[SHELL_COUNTS].notna().all(axis=None):
+        shells = evaluated.groupby("group")[SHELL_COUNTS].sum().to_numpy()
+        summary["dice_shell"] = scores(tuple(shells.sum(axis=0)))["dice"]
+        intervals["dice_shell"] = list(bootstrap_intervals(shells, seed=seed)["dice"])
+    return {**summary, "intervals": intervals, "images": len(evaluated)}
+
+
+def unseen(images: Sequence[AnnotatedImage], *cards: ModelCard, validation_too: bool) -> list[AnnotatedImage]:
+    """Leave out the images that one of the models was trained on.
+
+    Parameters
+    ----------
+    validation_too : bool
+        Leave out also the images by which a model's weights were chosen.
+    """
+    seen = {sha for card in cards for sha in card.training_images}
+    if validation_too:
+        seen |= {sha for card in cards for sha in card.validation_images}
+    return [image for image in images if image.pixel_sha256 not in seen]
+
+
+def is_better(
+    candidate: SegmentationModel, champion: SegmentationModel, images: Sequence[AnnotatedImage]
+) -> dict:
+    """Hold a candidate against the champion on validation images that neither was trained on.
+
+    Returns
+    -------
+    dict
+        promote (bool), reason (one line), images, candidate_dice, champion_dice.
+    """
+    shared = unseen(images, candidate.card, champion.card, validation_too=False)
+    if not shared:
+        reason = (
+            "no validation image stands outside the training data of both models, so they can't be compared"
+        )
+        return {"promote": False, "reason": reason, "images": 0}
+    dice = [
+        float(scores(tuple(evaluate_model(model, shared)[COUNTS].sum().to_numpy()))["dice"])
+        for model in (candidate, champion)
+    ]
+    promote = dice[0] > dice[1]
+    reason = (
+        f"Dice {dice[0]:.4f} against the champion's {dice[1]:.4f} on {len(shared)} validation images"
+        f" that neither was trained on"
+    )
+    return {
+        "promote": promote,
+        "reason": reason,
+        "images": len(shared),
+        "candidate_dice": dice[0],
+        "champion_dice": dice[1],
+    }

@@ -1,0 +1,255 @@
+"""Trains one network with one loss, keeps the weights that were best on validation, and exports the model.
+
+What is logged where is left to `tracking`; where the images come from, to `annotation`.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from tem_pipeline import __version__
+from tem_pipeline.errors import UserError
+from tem_pipeline.segmentation.inference import ModelCard, write_card
+from tem_pipeline.segmentation.losses import make_loss
+from tem_pipeline.segmentation.metrics import confusion_counts, scores
+from tem_pipeline.segmentation.networks import ds_unet, unet
+
+if TYPE_CHECKING:
+    import keras
+
+NETWORKS = {"ds_unet": ds_unet, "unet": unet}
+REGISTERED_MODEL = "tem_segmentation"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much is spent on a training.
+
+    `epoch_steps` is the number of steps after which the network is validated; it is what MLflow shows as an
+    epoch.
+    """
+
+    name: str
+    base_width: int
+    crop_px: int
+    augmented_images: int
+    steps: int
+    epoch_steps: int
+    batch: int = 8
+    learning_rate: float = 2e-3
+
+
+PROFILES = {
+    "quick": Profile("quick", 16, 128, 512, 240, 30),
+    "standard": Profile("standard", 32, 256, 2000, 500, 50),
+    "paper": Profile("paper", 64, 256, 2304, 5760, 288, learning_rate=1e-3),
+}
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A trained Keras model with its history: one row an epoch."""
+
+    model: "keras.Model"
+    history: pd.DataFrame
+    best_epoch: int
+    seconds: float
+
+
+def prepare_keras(threads: int) -> None:
+    """Set Keras' backend up before it is first used: quiet, with the given number of threads."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if os.environ["KERAS_BACKEND"] == "tensorflow":
+        import tensorflow
+
+        try:
+            tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+            tensorflow.config.threading.set_inter_op_parallelism_threads(1)
+        except RuntimeError:
+            # TensorFlow has started already in this process; its thread count can't be changed any more.
+            pass
+
+
+def train_network(
+    images: np.ndarray,
+    class_maps: np.ndarray,
+    validation: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    classes: tuple[str, ...],
+    loss: str,
+    profile: Profile,
+    network: str = "ds_unet",
+    seed: int = 0,
+    beta: float | None = None,
+    initial_weights: Path | None = None,
+    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+) -> TrainedNetwork:
+    """Train a network; the weights that had the best Dice on validation are kept.
+
+    Parameters
+    ----------
+    images : ndarray, (n, height, width)
+        Standardised training crops.
+    class_maps : ndarray, (n, height, width), uint8
+    validation : sequence of (image, class_map)
+        Whole standardised images of any size of at least `crop_px`; cut into tiles of `crop_px`.
+    classes : tuple of str
+        Names of the classes; the last is the core.
+    loss : str
+        A name of `losses.LOSSES`.
+    beta : float, optional
+        Weight of the foreground in the weighted cross entropy; by default from the training pixels.
+    initial_weights : path, optional
+        A `.keras` file to start from.
+    on_epoch : callable, optional
+        Told the epoch's number, from 1, and its metrics.
+
+    Returns
+    -------
+    TrainedNetwork
+
+    Raises
+    ------
+    UserError
+        When there is nothing to train on or to validate with.
+    """
+    import time
+
+    import keras
+
+    if not len(images) or not len(validation):
+        raise UserError("training needs at least one training image and one validation image: annotate more")
+    started = time.monotonic()
+    keras.utils.set_random_seed(seed)
+    model = NETWORKS[network](profile.base_width, len(classes))
+    if initial_weights is not None:
+        _start_from(model, initial_weights)
+    pixel_counts = np.bincount(class_maps.ravel(), minlength=len(classes))
+    schedule = keras.optimizers.schedules.CosineDecay(profile.learning_rate, profile.steps)
+    model.compile(
+        optimizer=keras.optimizers.Adam(schedule),
+        loss=make_loss(loss, class_pixel_counts=pixel_counts, beta=beta),
+        jit_compile=False,
+    )
+    tiles, truth = _validation_tiles(validation, profile.crop_px)
+    core = classes.index("core")
+    history: list[dict[str, float]] = []
+    best: dict[str, Any] = {"dice": -1.0, "weights": None, "epoch": 0}
+
+    class Validate(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+            probability = keras.ops.convert_to_numpy(
+                model.predict(tiles, batch_size=profile.batch, verbose=0)
+            )
+            found = probability.argmax(axis=-1) == core
+            metrics = {"loss": float((logs or {})["loss"])}
+            metrics |= {f"val_{k}": v for k, v in scores(confusion_counts(truth == core, found)).items()}
+            history.append({"epoch": epoch + 1, **metrics})
+            # Early weights of equal Dice are no better than late ones, which have seen more.
+            if metrics["val_dice"] >= best["dice"]:
+                best.update(dice=metrics["val_dice"], weights=model.get_weights(), epoch=epoch + 1)
+            if on_epoch:
+                on_epoch(epoch + 1, metrics)
+
+    batches = _batches(images, class_maps, profile, seed)
+    model.fit(
+        batches,
+        epochs=-(-profile.steps // profile.epoch_steps),
+        callbacks=[Validate()],
+        verbose=0,
+    )
+    model.set_weights(best["weights"])
+    return TrainedNetwork(model, pd.DataFrame(history), best["epoch"], time.monotonic() - started)
+
+
+def _batches(images: np.ndarray, class_maps: np.ndarray, profile: Profile, seed: int) -> Any:
+    """Give Keras shuffled batches; every pass over the data has its own order, set by the seed."""
+    import keras
+
+    per_pass = max(1, len(images) // profile.batch)
+
+    class Batches(keras.utils.PyDataset):
+        epoch = 0
+
+        def __len__(self) -> int:
+            return profile.epoch_steps
+
+        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            turn, place = divmod(self.epoch * profile.epoch_steps + index, per_pass)
+            order = np.random.default_rng((seed, turn)).permutation(len(images))
+            chosen = order[place * profile.batch : (place + 1) * profile.batch]
+            return images[chosen][..., np.newaxis].astype(np.float32), class_maps[chosen]
+
+        def on_epoch_end(self) -> None:
+            self.epoch += 1
+
+    return Batches()
+
+
+def _validation_tiles(
+    validation: Sequence[tuple[np.ndarray, np.ndarray]], tile_px: int
+) -> tuple[np.ndarray, np.ndarray]:
+    images, truths = [], []
+    for image, class_map in validation:
+        height, width = image.shape
+        if min(height, width) < tile_px:
+            raise UserError(
+                f"a validation image is {height}×{width} px, smaller than the profile's crops "
+                f"of {tile_px} px: use larger images or the quick profile"
+            )
+        for top in range(0, image.shape[0] - tile_px + 1, tile_px):
+            for left in range(0, image.shape[1] - tile_px + 1, tile_px):
+                images.append(image[top : top + tile_px, left : left + tile_px])
+                truths.append(class_map[top : top + tile_px, left : left + tile_px])
+    return np.stack(images)[..., np.newaxis].astype(np.float32), np.stack(truths)
+
+
+def _start_from(model: "keras.Model", weights: Path) -> None:
+    import keras
+
+    try:
+        pretrained = keras.models.load_model(weights, compile=False)
+        model.set_weights(pretrained.get_weights())  # type: ignore[union-attr]
+    except ValueError as error:
+        raise UserError(
+            f"{weights}: does not fit this training; its base width or classes differ from the profile's and "
+            "the set's. Use the profile it was trained with, or train without --from"
+        ) from error
+
+
+def export_model(trained: TrainedNetwork, folder: Path, **card: Any) -> ModelCard:
+    """Write a model folder: the Keras form, the OpenVINO form and, last, the card.
+
+    Parameters
+    ----------
+    trained : TrainedNetwork
+    folder : path
+        Made if need be.
+    **card
+        Fields of `ModelCard`, without `weights`, `created` and `code_version`.
+
+    Returns
+    -------
+    ModelCard
+    """
+    weights = hashlib.sha256(b"".join(w.tobytes() for w in trained.model.get_weights())).hexdigest()[:16]
+    target = folder / weights
+    target.mkdir(parents=True, exist_ok=True)
+    trained.model.save(target / "model.keras")
+    trained.model.export(str(target / "model.xml"), format="openvino", verbose=False)
+    written = ModelCard(
+        weights=weights,
+        code_version=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        **card,
+    )
+    write_card(folder, written)
+    return written

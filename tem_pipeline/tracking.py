@@ -1,0 +1,274 @@
+"""The registry of models: the only module that imports mlflow."""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from upath import UPath
+
+from tem_pipeline.errors import UserError
+from tem_pipeline.segmentation.inference import ModelCard, read_card, write_card
+from tem_pipeline.segmentation.training import REGISTERED_MODEL, TrainedNetwork, export_model
+from tem_pipeline.settings import Settings
+from tem_pipeline.storage import AnyPath, Layout, atomic_path
+
+EXPERIMENT = "tem_segmentation"
+CHAMPION = "champion"
+INFERENCE_ARTIFACT = "inference"
+
+
+@dataclass(frozen=True)
+class ModelStore:
+    """Where models are tracked: an MLflow server, or the embedded store below the models root."""
+
+    uri: str
+    artifacts: str | None
+
+
+def store_of(settings: Settings, layout: Layout) -> ModelStore:
+    """Give the store that the settings name; nothing is opened or written yet."""
+    if settings.mlflow_tracking_uri:
+        return ModelStore(settings.mlflow_tracking_uri, None)
+    folder = Path(str(layout.mlflow))
+    return ModelStore(f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri())
+
+
+@contextmanager
+def _client(store: ModelStore) -> Iterator[Any]:
+    """Open the store; whatever it says that it can't do becomes one line."""
+    # An unreachable server should be an error within seconds, not after MLflow's minutes of retries.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        mlflow.set_tracking_uri(store.uri)
+        mlflow.set_registry_uri(store.uri)
+        client = mlflow.MlflowClient(store.uri, store.uri)
+        if store.uri.startswith("sqlite:///"):
+            _initialise(client, store)
+        yield client
+    except MlflowException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"MLflow store {store.uri}: {reason}; check that it is running and reachable"
+        ) from error
+
+
+def _initialise(client: Any, store: ModelStore) -> None:
+    """Make the embedded store once; two processes that first use it at once would race in its migrations."""
+    folder = Path(store.uri.removeprefix("sqlite:///")).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(folder / ".initialise.lock"), timeout=300):
+            if client.get_experiment_by_name(EXPERIMENT) is None:
+                client.create_experiment(EXPERIMENT, artifact_location=store.artifacts)
+    except OSError as error:
+        raise UserError(f"{folder}: MLflow's store can't be written ({error.strerror})") from error
+
+
+def _experiment_id(client: Any, store: ModelStore) -> str:
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return client.create_experiment(EXPERIMENT, artifact_location=store.artifacts)
+    return experiment.experiment_id
+
+
+def log_training(
+    store: ModelStore,
+    train: Callable[[Callable[[int, dict[str, float]], None]], TrainedNetwork],
+    *,
+    parameters: dict[str, Any],
+    card: dict[str, Any],
+    staging: Path,
+    figure: Callable[[Path], bytes] | None = None,
+    score: Callable[[Path], dict[str, float]] | None = None,
+) -> ModelCard:
+    """Train inside an MLflow run and register the model.
+
+    Parameters
+    ----------
+    store : ModelStore
+    train : callable
+        Given a function to call after every epoch; returns the trained network. An error in it marks the
+        MLflow run as failed.
+    parameters : dict
+        Logged with the run.
+    card : dict
+        Fields of the model card that are known before training; must hold `loss`.
+    staging : path
+        An empty folder in which the model is put together; the caller removes it.
+    figure : callable, optional
+        Given the exported model's folder, returns a PNG of predictions.
+    score : callable, optional
+        Given the exported model's folder, returns its scores on validation, without prefix.
+
+    Returns
+    -------
+    ModelCard
+        Of the registered version; its folder is `staging`.
+    """
+    import mlflow
+
+    with (
+        _client(store) as client,
+        mlflow.start_run(
+            experiment_id=_experiment_id(client, store), run_name=card["loss"], log_system_metrics=False
+        ) as run,
+    ):
+        run_id = run.info.run_id
+        mlflow.log_params(parameters)
+        mlflow.set_tags({"loss": card["loss"], "dataset_hash": card["dataset_hash"]})
+
+        def log_epoch(epoch: int, metrics: dict[str, float]) -> None:
+            mlflow.log_metrics(metrics, step=epoch, run_id=run_id)
+
+        trained = train(log_epoch)
+        mlflow.log_metrics({"best_epoch": trained.best_epoch, "training_seconds": trained.seconds})
+        mlflow.log_text(trained.history.to_csv(index=False), "history.csv")
+        logged = mlflow.keras.log_model(  # type: ignore[attr-defined]
+            trained.model,
+            name="model",
+            registered_model_name=REGISTERED_MODEL,
+            pip_requirements=[f"keras=={_version('keras')}", f"tensorflow=={_version('tensorflow')}"],
+        )
+        version = str(logged.registered_model_version)
+        client.set_model_version_tag(REGISTERED_MODEL, version, "loss", card["loss"])
+        client.set_model_version_tag(REGISTERED_MODEL, version, "dataset_hash", card["dataset_hash"])
+        complete = {"name": REGISTERED_MODEL, "version": version, "run_id": run_id, **card}
+        exported = export_model(trained, staging, **complete)
+        if score:
+            validation_scores = score(staging)
+            mlflow.log_metrics({f"best_val_{key}": value for key, value in validation_scores.items()})
+            exported = ModelCard(**{**exported.__dict__, "validation_scores": validation_scores})
+            write_card(staging, exported)
+        if figure:
+            (staging / "predictions.png").write_bytes(figure(staging))
+            mlflow.log_artifact(str(staging / "predictions.png"))
+            (staging / "predictions.png").unlink()
+        mlflow.log_artifacts(str(staging), INFERENCE_ARTIFACT)
+    return exported
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)
+
+
+def champion_version(store: ModelStore) -> str | None:
+    """Give the version that the alias `champion` names, or None where there is none yet.
+
+    Raises
+    ------
+    UserError
+        When the store can't be reached.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with _client(store) as client:
+        try:
+            return str(client.get_model_version_by_alias(REGISTERED_MODEL, CHAMPION).version)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+
+def fetch_version(store: ModelStore, version: str) -> Path:
+    """Give the model folder of a registered version; from a server it is downloaded.
+
+    Raises
+    ------
+    UserError
+        When there is no such version.
+    """
+    import mlflow
+
+    with _client(store) as client:
+        registered = client.get_model_version(REGISTERED_MODEL, version)
+        folder = mlflow.artifacts.download_artifacts(  # type: ignore[attr-defined]
+            run_id=registered.run_id, artifact_path=INFERENCE_ARTIFACT, tracking_uri=store.uri
+        )
+    return Path(folder)
+
+
+def promote(store: ModelStore, layout: Layout, version: str) -> ModelCard:
+    """Move the alias `champion` to a version and write the champion folder with it.
+
+    The weights are laid beside those of the former champion; the card, which names them, is replaced last,
+    so whoever loads the champion meets the old one or the new one, whole.
+    """
+    source = fetch_version(store, version)
+    card = read_card(source)
+    _lay_weights(source, layout.champion, card)
+    with _client(store) as client:
+        client.set_registered_model_alias(REGISTERED_MODEL, CHAMPION, version)
+    write_card(layout.champion, card)
+    return card
+
+
+def _lay_weights(source: Path, target: AnyPath, card: ModelCard) -> None:
+    for file in sorted((source / card.weights).iterdir()):
+        with atomic_path(target / card.weights / file.name) as part:
+            shutil.copyfile(file, part)
+
+
+def check_champion(store: ModelStore, layout: Layout) -> ModelCard:
+    """Make sure that the champion folder holds what the alias names.
+
+    A folder that fell behind, because somebody moved the alias in MLflow or a promotion was cut short, is
+    written anew. Where no version has the alias, the folder alone says what the champion is.
+
+    Raises
+    ------
+    UserError
+        When there is no champion at all, or the store can't be reached.
+    """
+    version = champion_version(store)
+    if version is None:
+        return read_card(layout.champion)
+    try:
+        card = read_card(layout.champion)
+    except UserError:
+        card = None
+    if card is None or card.version != version:
+        return promote(store, layout, version)
+    return card
+
+
+def resolve_model(reference: str, store: ModelStore, layout: Layout) -> AnyPath:
+    """Give the model folder that a reference names.
+
+    Parameters
+    ----------
+    reference : str
+        `champion`, `pretrained`, `models:/NAME/VERSION`, or a folder.
+
+    Raises
+    ------
+    UserError
+        When it names nothing.
+    """
+    if reference == "champion":
+        return layout.champion
+    if reference == "pretrained":
+        return layout.pretrained
+    if reference.startswith("models:/"):
+        name, _, version = reference.removeprefix("models:/").partition("/")
+        if name != REGISTERED_MODEL or not version.isdigit():
+            raise UserError(
+                f"{reference}: models are named models:/{REGISTERED_MODEL}/VERSION, VERSION a number"
+            )
+        return fetch_version(store, version)
+    return UPath(reference)
