@@ -1,0 +1,281 @@
+"""SQL over the lake's Parquet tables with DuckDB: read-only, and no file outside the tables can be reached.
+
+Every asset's table is a view of the asset's name. Results are written as CSV, Parquet or Excel workbooks.
+"""
+
+import contextlib
+import glob
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from tem_pipeline.errors import UserError
+from tem_pipeline.particles.schema import PARTICLE_SCHEMA, SIZE_DISTRIBUTION_SCHEMA
+from tem_pipeline.storage import TABLE_FILE, atomic_path
+
+# Views that exist before their first file does.
+_KNOWN_SCHEMAS = {"particle_table": PARTICLE_SCHEMA, "size_distributions": SIZE_DISTRIBUTION_SCHEMA}
+
+# Folders of the lake that hold assets instead of being one.
+_GROUPS = ("analysis", "training")
+
+# What a parsed query may consist of. DuckDB takes COPY and INSERT within WITH for a part of a SELECT.
+_QUERY_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
+_TABLE_FUNCTIONS = {"range", "generate_series", "unnest", "repeat", "repeat_row"}
+
+_EXCEL_ROWS, _EXCEL_TEXT = 1_048_576, 32_767
+
+
+def connect(lake: Path) -> duckdb.DuckDBPyConnection:
+    """Open the lake's tables as views of an in-memory database that can neither write nor read anything else.
+
+    Parameters
+    ----------
+    lake : Path
+        Folder with ASSET/session=SESSION/part-0.parquet, ASSET/part-0.parquet, and the same below analysis/
+        and training/. Files of one asset are united by column name, so old ones stay readable beside new
+        ones; the folder's key is the text column `session`. Assets of known schema can be asked, and are
+        empty, before they have files.
+
+    Returns
+    -------
+    DuckDBPyConnection
+        Its configuration is locked. Send it queries of strangers by `run_query` only, which also checks them.
+
+    Raises
+    ------
+    UserError
+        When a table can't be read.
+    """
+    connection = duckdb.connect(
+        config={
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "python_enable_replacements": False,
+            "temp_directory": str(Path(tempfile.gettempdir()) / "tem_pipeline_duckdb"),
+        }
+    )
+    try:
+        if getattr(lake, "protocol", "") in ("", "file"):
+            lake = Path(str(lake)).absolute()
+        else:
+            connection.register_filesystem(lake.fs)  # type: ignore[attr-defined]
+        root = str(lake)
+        views = dict(_find_tables(lake))
+        for name, pattern in views.items():
+            _create_view(connection, name, pattern)
+        for name, schema in _KNOWN_SCHEMAS.items():
+            if name not in views:
+                empty = schema.append(pa.field("session", pa.string())).empty_table()
+                connection.register(f"{name} (no files)", empty)
+                connection.execute(f"CREATE VIEW {_name(name)} AS FROM {_name(name + ' (no files)')}")
+        # A pattern is compared as it is written, so a root with glob characters is allowed in both spellings.
+        allowed = ", ".join(_text(spelling) for spelling in (root, glob.escape(root)))
+        connection.execute(f"SET allowed_directories = [{allowed}]")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _find_tables(lake: Path) -> Iterator[tuple[str, str]]:
+    """Give each asset's name and the pattern of its files."""
+    folders = [folder for folder in _folders(lake) if folder.name not in _GROUPS]
+    for group in _GROUPS:
+        folders += _folders(lake / group)
+    for folder in folders:
+        escaped = glob.escape(str(folder))
+        if any(folder.glob(f"session=*/{TABLE_FILE}")):
+            yield folder.name, f"{escaped}/session=*/{TABLE_FILE}"
+        elif (folder / TABLE_FILE).exists():
+            yield folder.name, f"{escaped}/{TABLE_FILE}"
+
+
+def _folders(parent: Path) -> list[Path]:
+    if not parent.is_dir():
+        return []
+    return sorted(
+        (f for f in parent.iterdir() if f.is_dir() and not f.name.startswith(".")), key=lambda f: f.name
+    )
+
+
+def _create_view(connection: duckdb.DuckDBPyConnection, name: str, pattern: str) -> None:
+    hive = "true, hive_types = {'session': VARCHAR}, hive_types_autocast = false"
+    partitioned = hive if "/session=*/" in pattern else "false"
+    try:
+        connection.execute(
+            f"CREATE OR REPLACE VIEW {_name(name)} AS FROM read_parquet({_text(pattern)}, "
+            f"union_by_name = true, hive_partitioning = {partitioned})"
+        )
+    except duckdb.Error as error:
+        raise UserError(
+            f"{name}: a file of this table can't be read ({_first_line(error)}); materialise it again"
+        ) from error
+
+
+def run_query(lake: Path, sql: str) -> pa.Table:
+    """Answer one SELECT-like statement over the lake's tables.
+
+    SELECT, FROM, WITH, VALUES, SHOW, DESCRIBE and SUMMARIZE are answered; anything that writes, loads,
+    attaches or sets is refused, as is every table function that could open a file.
+
+    Parameters
+    ----------
+    lake : Path
+    sql : str
+
+    Returns
+    -------
+    Table
+
+    Raises
+    ------
+    UserError
+        One line: why the statement was refused, or what DuckDB finds wrong with it.
+    """
+    with contextlib.closing(connect(lake)) as connection:
+        try:
+            _check_statement(connection, sql)
+            relation = connection.sql(sql)
+            return relation.to_arrow_table()
+        except duckdb.Error as error:
+            raise UserError(f"query: {_first_line(error)}") from error
+
+
+def _check_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    statements = duckdb.extract_statements(sql)
+    if len(statements) != 1:
+        raise UserError(f"query: give one SELECT statement, not {len(statements)}")
+    if statements[0].type != duckdb.StatementType.SELECT:
+        kind = statements[0].type.name
+        raise UserError(f"query: {kind} statements aren't answered; the tables are read-only, use SELECT")
+    answer = connection.execute("SELECT json_serialize_sql($1::VARCHAR)", [sql]).fetchall()
+    tree = json.loads(answer[0][0]) if answer else {"error": True, "error_message": "it can't be parsed"}
+    if tree.get("error"):
+        raise UserError(f"query: {tree.get('error_message')}")
+    for node in _nodes(tree["statements"]):
+        kind = str(node.get("type", ""))
+        if kind.endswith("_NODE") and kind not in _QUERY_NODES:
+            raise UserError("query: the tables are read-only, and WITH may hold SELECT only")
+        if kind == "TABLE_FUNCTION":
+            function = str(node.get("function", {}).get("function_name", "")).lower()
+            if function not in _TABLE_FUNCTIONS:
+                raise UserError(
+                    f"query: the function {function} isn't available; ask the views (SHOW TABLES)"
+                )
+        if kind == "BASE_TABLE" and any(mark in str(node.get("table_name", "")) for mark in "/\\*"):
+            raise UserError("query: files aren't read by name; ask the views (SHOW TABLES)")
+
+
+def _nodes(tree: Any) -> Iterator[dict]:
+    pending = [tree]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            yield item
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+
+
+def _name(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def write_result(table: pa.Table | pd.DataFrame, path: Path) -> None:
+    """Write a query's answer to a file, in one step.
+
+    Parameters
+    ----------
+    table : Table or DataFrame
+    path : Path
+        Ending in .csv, .parquet or .xlsx. Lists become JSON text in CSV and Excel. In Excel every text is a
+        text cell, so nothing in a name is ever taken for a formula.
+
+    Raises
+    ------
+    UserError
+        For another ending, a folder that doesn't exist, and more rows than a worksheet holds.
+    """
+    if isinstance(table, pd.DataFrame):
+        table = pa.Table.from_pandas(table, preserve_index=False)
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".parquet", ".xlsx"):
+        raise UserError(f"{path}: can't write this kind of file; end the name in .csv, .parquet or .xlsx")
+    if suffix == ".xlsx" and table.num_rows >= _EXCEL_ROWS:
+        raise UserError(f"{path}: {table.num_rows} rows don't fit a worksheet; write .csv or .parquet")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{path}: its folder doesn't exist; make it first")
+    table = _as_text(table, pa.types.is_interval, str)
+    if suffix != ".parquet":
+        table = _as_text(table, pa.types.is_nested, lambda value: json.dumps(value, default=str))
+    with atomic_path(path) as part:
+        if suffix == ".parquet":
+            pq.write_table(table, part, compression="zstd")
+        elif suffix == ".csv":
+            pyarrow.csv.write_csv(table, part)
+        else:
+            _write_workbook(table, part)
+
+
+def _as_text(
+    table: pa.Table, concerns: Callable[[pa.DataType], bool], write: Callable[[Any], str]
+) -> pa.Table:
+    """Turn the columns of types that a format doesn't know into text."""
+    for i, field in enumerate(table.schema):
+        if concerns(field.type):
+            texts = [None if value is None else write(value) for value in table.column(i).to_pylist()]
+            table = table.set_column(i, field.name, pa.array(texts, pa.string()))
+    return table
+
+
+def _write_workbook(table: pa.Table, path: Path) -> None:
+    from openpyxl import Workbook
+    from openpyxl.cell import WriteOnlyCell
+    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+
+    book = Workbook(write_only=True)
+    sheet = book.create_sheet("query")
+    sheet.freeze_panes = "A2"
+
+    def cell(value: object) -> object:
+        if value is None or value != value:  # NaN has no cell
+            return None
+        if isinstance(value, Decimal):
+            value = float(value)
+        if isinstance(value, bool | int | float) and abs(value) != float("inf"):
+            return value
+        if isinstance(value, date) and getattr(value, "tzinfo", None) is None:
+            return value
+        made = WriteOnlyCell(sheet, ILLEGAL_CHARACTERS_RE.sub("", str(value))[:_EXCEL_TEXT])
+        # Excel runs no text cell; the prefix keeps it text when somebody edits it.
+        made.data_type, made.quotePrefix = "s", True
+        return made
+
+    sheet.append([cell(name) for name in table.column_names])
+    for batch in table.to_batches(max_chunksize=10_000):
+        columns = [column.to_pylist() for column in batch.columns]
+        for row in zip(*columns, strict=True):
+            sheet.append([cell(value) for value in row])
+    with path.open("wb") as stream:
+        book.save(stream)

@@ -1,0 +1,331 @@
+"""The columns of the tables that people query, with units and meanings, and the checks a table must pass.
+
+Filling the measured columns is left to `measurement`, the statistics to `distributions`.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from tem_pipeline.errors import UserError
+
+SCHEMA_VERSION = "1"
+MODES = ("bright_field", "haadf")
+CALIBRATIONS = ("metadata", "session", "scale_bar", "missing")
+IMAGE_QUALITIES = ("good", "review")
+
+
+def _field(name: str, kind: pa.DataType, unit: str, description: str, nullable: bool = True) -> pa.Field:
+    return pa.field(name, kind, nullable, metadata={"unit": unit, "description": description})
+
+
+def _required(name: str, kind: pa.DataType, unit: str, description: str) -> pa.Field:
+    return _field(name, kind, unit, description, nullable=False)
+
+
+_TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+_METADATA = {"schema_version": SCHEMA_VERSION}
+
+PROVENANCE_FIELDS = (
+    _required("particle_id", _TEXT, "", "session_id/image_id/label; unique in the lake"),
+    _required("session_id", _TEXT, "", "key of the session, as in the folder's name session=…"),
+    _field("session_name", _TEXT, "", "name of the session folder as the microscopist wrote it"),
+    _required("sample_id", _TEXT, "", "sample, from session.yaml; else the session's name"),
+    _required("image_id", _TEXT, "", "image within the session, as in raw_tem_images"),
+    _required("field_id", _TEXT, "", "acquisition that the image belongs to; the unit of resampling"),
+    _required("file", _TEXT, "", "microscope file, relative to the session folder"),
+    _field("file_sha256", _TEXT, "", "SHA-256 of the microscope file"),
+    _field("pixel_sha256", _TEXT, "", "SHA-256 of the image's pixels"),
+    _required("mode", _TEXT, "", "bright_field (particles dark) or haadf (particles bright)"),
+    _field("pixel_size_nm", _REAL, "nm", "side of a square pixel; null where calibration is missing"),
+    _required(
+        "calibration",
+        _TEXT,
+        "",
+        "source of the pixel size: metadata, session, scale_bar (reserved) or missing",
+    ),
+    _field("calibration_uncertainty", _REAL, "1", "relative standard uncertainty of the pixel size"),
+    _field("model_name", _TEXT, "", "registered model that drew the masks"),
+    _field("model_version", _TEXT, "", "version of that model in the registry"),
+    _field("model_sha256", _TEXT, "", "SHA-256 of the model's weights as they were used"),
+    _field("loss", _TEXT, "", "loss function that the model was trained with"),
+    _field("code_version", _TEXT, "", "version of tem_pipeline that measured"),
+    _required("image_quality", _TEXT, "", "good, or review: such images are left out of the statistics"),
+    _field("metal", _TEXT, "", "metal of the cores, from session.yaml"),
+)
+
+MEASURED_FIELDS = (
+    _required("label", _WHOLE, "", "number of the particle in the image's label TIFF"),
+    _required("area_px", _WHOLE, "px²", "number of pixels S"),
+    _field("area_nm2", _REAL, "nm²", "area S"),
+    _required("equivalent_diameter_px", _REAL, "px", "diameter of the circle of equal area, 2 √(S/π)"),
+    _field("equivalent_diameter_nm", _REAL, "nm", "diameter of the circle of equal area, 2 √(S/π)"),
+    _required(
+        "perimeter_px", _REAL, "px", "perimeter P, Crofton's formula in 4 directions, rims of holes included"
+    ),
+    _field(
+        "perimeter_nm", _REAL, "nm", "perimeter P, Crofton's formula in 4 directions, rims of holes included"
+    ),
+    _required("circularity", _REAL, "1", "4πS/P²; over 1 for tiny particles, a discretisation effect"),
+    _required("roundness", _REAL, "1", "4S/(πF_max²)"),
+    _required("feret_max_px", _REAL, "px", "largest Feret diameter F_max"),
+    _field("feret_max_nm", _REAL, "nm", "largest Feret diameter F_max"),
+    _required("feret_min_px", _REAL, "px", "smallest Feret diameter F_min"),
+    _field("feret_min_nm", _REAL, "nm", "smallest Feret diameter F_min"),
+    _required("aspect_ratio", _REAL, "1", "F_min/F_max"),
+    _required("solidity", _REAL, "1", "S / pixel centres within the convex hull; 1 for convex particles"),
+    _required("eccentricity", _REAL, "1", "of the ellipse with the same second moments"),
+    _required(
+        "orientation_rad", _REAL, "rad", "angle from the image's downward axis to the major axis, −π/2 … π/2"
+    ),
+    _required("centroid_y_px", _REAL, "px", "centroid's row; the first pixel's centre is 0"),
+    _required("centroid_x_px", _REAL, "px", "centroid's column; the first pixel's centre is 0"),
+    _field("centroid_y_nm", _REAL, "nm", "centroid below the first pixel's centre"),
+    _field("centroid_x_nm", _REAL, "nm", "centroid to the right of the first pixel's centre"),
+    _required("bbox_top_px", _WHOLE, "px", "first row of the particle"),
+    _required("bbox_left_px", _WHOLE, "px", "first column of the particle"),
+    _required("bbox_bottom_px", _WHOLE, "px", "row after the particle's last"),
+    _required("bbox_right_px", _WHOLE, "px", "column after the particle's last"),
+    _field("mean_intensity", _REAL, "counts", "mean intensity of the recorded image over the particle"),
+    _field("minimum_intensity", _REAL, "counts", "least intensity of the recorded image over the particle"),
+    _field("background_intensity", _REAL, "counts", "mean intensity around the particle, particles left out"),
+    _field(
+        "contrast", _REAL, "1", "(mean − background)/background; null where the background isn't positive"
+    ),
+    _field("confidence", _REAL, "1", "mean predicted probability of foreground over the particle"),
+    _required("touches_edge", _FLAG, "", "a pixel lies on the frame; such particles are never counted"),
+    _required("was_split", _FLAG, "", "came out of a cluster of touching particles"),
+    _field("edge_weight", _REAL, "1", "Miles–Lantuéjoul weight 1/p of whole particles; null at the edge"),
+)
+
+PARTICLE_SCHEMA = pa.schema(PROVENANCE_FIELDS + MEASURED_FIELDS, metadata=_METADATA)
+
+# Columns in nm, what they are in px, and the power of the pixel size between them.
+NM_COLUMNS = {
+    "area_nm2": ("area_px", 2),
+    **{
+        f"{name}_nm": (f"{name}_px", 1)
+        for name in ("equivalent_diameter", "perimeter", "feret_max", "feret_min", "centroid_y", "centroid_x")
+    },
+}
+
+SIZE_DISTRIBUTION_SCHEMA = pa.schema(
+    (
+        _required("session_id", _TEXT, "", "key of the session"),
+        _required("sample_id", _TEXT, "", "sample; null never: the session's name where none is given"),
+        _required("measurand", _TEXT, "", "equivalent_diameter or perimeter"),
+        _required(
+            "unit", _TEXT, "", "nm over calibrated images, px over images whose calibration is missing"
+        ),
+        _required("n_images", _WHOLE, "1", "good images, those without particles included"),
+        _required("n_images_with_particles", _WHOLE, "1", "good images with at least one counted particle"),
+        _required("n_fields", _WHOLE, "1", "acquisitions that the good images come from"),
+        _required("n_counted", _WHOLE, "1", "whole particles of good images: what the statistics are over"),
+        _required(
+            "n_excluded_edge", _WHOLE, "1", "particles of good images left out because the frame cuts them"
+        ),
+        _required("n_review_images", _WHOLE, "1", "images left out until somebody has looked at them"),
+        _field("imaged_area_um2", _REAL, "µm²", "area of the good images; null in px rows"),
+        _field("particles_per_um2", _REAL, "1/µm²", "sum of edge weights over imaged area; null in px rows"),
+        _field("mean", _REAL, "see unit", "arithmetic mean, number-weighted"),
+        _field(
+            "standard_deviation",
+            _REAL,
+            "see unit",
+            "sample standard deviation (ddof 1); null under 2 particles",
+        ),
+        _field("median", _REAL, "see unit", "median, number-weighted"),
+        _field("minimum", _REAL, "see unit", "least value"),
+        _field("maximum", _REAL, "see unit", "largest value"),
+        _required("histogram_edges", pa.list_(_REAL), "see unit", "edges of the histogram's bins, ascending"),
+        _required(
+            "histogram_counts",
+            pa.list_(_WHOLE),
+            "1",
+            "particles in each bin; the last bin holds its upper edge",
+        ),
+        _field("calibration_note", _TEXT, "", "what a reader must know about the scale of these images"),
+    ),
+    metadata=_METADATA,
+)
+
+
+def conform(frame: pd.DataFrame | pa.Table, schema: pa.Schema) -> pa.Table:
+    """Cast a table to a schema: its columns, order, types and metadata.
+
+    Parameters
+    ----------
+    frame : DataFrame or Table
+        Missing columns that may be null are added as nulls; NaN becomes null.
+    schema : Schema
+
+    Returns
+    -------
+    Table
+
+    Raises
+    ------
+    UserError
+        Naming a column that is unknown, missing, of another type or null where it must not be.
+    """
+    names = list(frame.column_names if isinstance(frame, pa.Table) else frame.columns)
+    if unknown := [str(name) for name in names if name not in schema.names]:
+        raise UserError(
+            f"column {unknown[0]!r} isn't in the schema; its columns are {', '.join(schema.names)}"
+        )
+    columns = []
+    for field in schema:
+        if field.name in names:
+            try:
+                column = frame[field.name]
+                if isinstance(column, pa.ChunkedArray):
+                    array = column.combine_chunks().cast(field.type)
+                else:
+                    array = pa.array(column, type=field.type, from_pandas=True)
+            except (pa.ArrowException, TypeError) as error:
+                raise UserError(f"column {field.name!r} can't be read as {field.type}: {error}") from error
+        elif field.nullable:
+            array = pa.nulls(len(frame), field.type)
+        else:
+            raise UserError(f"column {field.name!r} is missing")
+        if not field.nullable and array.null_count:
+            row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
+            raise UserError(f"column {field.name!r} is empty in row {row} and must not be")
+        columns.append(array)
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def check_particle_table(frame: pd.DataFrame | pa.Table) -> None:
+    """Check that a particle table means what its columns say, before it is written.
+
+    Lengths in nm are null exactly where the calibration is missing, and otherwise the length in px times the
+    pixel size; diameters and areas agree; shape factors are finite and within their bounds; whole particles
+    carry an edge weight of at least 1 and cut ones none; identifiers are unique.
+
+    Parameters
+    ----------
+    frame : DataFrame or Table
+        With the columns of `PARTICLE_SCHEMA`.
+
+    Raises
+    ------
+    UserError
+        Naming the column, the rows and the rule.
+    """
+    import pandera.pandas as pandera
+    from pandera.errors import SchemaErrors
+
+    table = conform(frame, PARTICLE_SCHEMA).to_pandas()
+    columns: dict[str, Any] = {
+        "particle_id": pandera.Column(str, unique=True),
+        "mode": pandera.Column(checks=_one_of(pandera, MODES)),
+        "calibration": pandera.Column(checks=_one_of(pandera, CALIBRATIONS)),
+        "image_quality": pandera.Column(checks=_one_of(pandera, IMAGE_QUALITIES)),
+        "calibration_uncertainty": pandera.Column(nullable=True, checks=_within(pandera, 0, 1)),
+        "label": pandera.Column(checks=pandera.Check.ge(1, error="must be at least 1")),
+        "confidence": pandera.Column(nullable=True, checks=_within(pandera, 0, 1)),
+        "eccentricity": pandera.Column(checks=_within(pandera, 0, 1)),
+    }
+    positive = pandera.Check(
+        lambda values: np.isfinite(values) & (values > 0), error="must be finite and greater than 0"
+    )
+    for name in ("area_px", "equivalent_diameter_px", "perimeter_px", "feret_max_px", "feret_min_px"):
+        columns[name] = pandera.Column(checks=positive)
+    for name in ("circularity", "roundness"):
+        columns[name] = pandera.Column(checks=positive)
+    for name in ("aspect_ratio", "solidity"):
+        columns[name] = pandera.Column(
+            checks=[positive, pandera.Check.le(1 + 1e-9, error="must be at most 1")]
+        )
+
+    missing = table["calibration"] == "missing"
+    whole = ~table["touches_edge"]
+    scale = table["pixel_size_nm"]
+    rules: list[tuple[str, str, pd.Series]] = [
+        (
+            "pixel_size_nm",
+            "must be positive, and null exactly where calibration is missing",
+            (scale.isna() == missing) & ~(scale <= 0),
+        ),
+        (
+            "equivalent_diameter_px",
+            "must be 2 √(area / π)",
+            _agree(table["equivalent_diameter_px"], 2 * np.sqrt(table["area_px"] / np.pi)),
+        ),
+        (
+            "feret_min_px",
+            "must not exceed feret_max_px",
+            table["feret_min_px"] <= table["feret_max_px"] + 1e-9,
+        ),
+        (
+            "edge_weight",
+            "must be at least 1 for whole particles and null for those at the edge",
+            np.where(whole, table["edge_weight"] >= 1, table["edge_weight"].isna()),
+        ),
+    ]
+    for name, (pixels, power) in NM_COLUMNS.items():
+        rules.append(
+            (name, "must be null exactly where calibration is missing", table[name].isna() == missing)
+        )
+        rules.append(
+            (
+                name,
+                f"must be {pixels} times the pixel size{' squared' if power == 2 else ''}",
+                table[name].isna() | _agree(table[name], table[pixels] * scale**power),
+            )
+        )
+    checks = [
+        pandera.Check(
+            lambda _, kept=kept: pd.Series(kept, index=table.index),
+            error=f"{name}: {rule}",
+            name=f"{name} {rule}",
+        )
+        for name, rule, kept in rules
+    ]
+    try:
+        pandera.DataFrameSchema(columns, checks=checks).validate(table, lazy=True)
+    except SchemaErrors as error:
+        raise UserError(_describe(error.failure_cases)) from error
+
+
+def _one_of(pandera: Any, allowed: tuple[str, ...]) -> Any:
+    return pandera.Check.isin(allowed, error=f"must be one of {', '.join(allowed)}")
+
+
+def _within(pandera: Any, low: float, high: float) -> Any:
+    return pandera.Check.in_range(low, high, error=f"must lie between {low} and {high}")
+
+
+def _agree(left: pd.Series, right: pd.Series) -> np.ndarray:
+    return np.isclose(left, right, rtol=1e-6, atol=1e-9)
+
+
+def _describe(failures: pd.DataFrame) -> str:
+    """Say in one line which columns break which rules in which rows."""
+    texts = []
+    for (column, check), cases in failures.groupby(["column", "check"], sort=False, dropna=False):
+        rule = str(check)
+        if ": " not in rule:
+            rule = f"{column}: {'must be unique' if rule == 'field_uniqueness' else rule}"
+        rows = sorted({int(row) for row in cases["index"].dropna()})
+        shown = ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
+        text = f"{rule} (rows {shown})" if rows else rule
+        if text not in texts:
+            texts.append(text)
+    more = f"; and {len(texts) - 3} more faults" if len(texts) > 3 else ""
+    return f"the particle table breaks its rules: column {'; column '.join(texts[:3])}{more}"
+
+
+def data_dictionary(schema: pa.Schema) -> str:
+    """List a schema's columns as a Markdown table: name, type, unit, whether it may be null, meaning."""
+    rows = ["| column | type | unit | may be null | meaning |", "|---|---|---|---|---|"]
+    for field in schema:
+        about = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+        meaning = about.get("description", "").replace("|", "\\|")
+        rows.append(
+            f"| `{field.name}` | {field.type} | {about.get('unit', '')} | "
+            f"{'yes' if field.nullable else 'no'} | {meaning} |"
+        )
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,85 @@
+"""Puts a session's particle table together: what was measured on each image, with where it came from."""
+
+from typing import Any
+
+import pandas as pd
+import tifffile
+
+from tem_pipeline.particles.measurement import measure_particles
+from tem_pipeline.storage import AnyPath
+
+FROM_MANIFEST = (
+    "session_id",
+    "session_name",
+    "sample_id",
+    "image_id",
+    "field_id",
+    "file",
+    "file_sha256",
+    "pixel_sha256",
+    "calibration",
+    "calibration_uncertainty",
+    "metal",
+)
+FROM_MASKS = ("mode", "image_quality", "model_name", "model_version", "model_sha256", "loss", "code_version")
+
+
+def measure_session(
+    manifest: pd.DataFrame, images: AnyPath, masks: pd.DataFrame, mask_images: AnyPath
+) -> pd.DataFrame:
+    """Measure every particle of a session, one image at a time.
+
+    Parameters
+    ----------
+    manifest, masks : DataFrame
+        The tables of `raw_tem_images` and `predicted_masks`.
+    images, mask_images : path
+        Where the images lie that they name.
+
+    Returns
+    -------
+    DataFrame
+        One row a particle with the columns of `PARTICLE_SCHEMA` that are known.
+    """
+    tables = []
+    rows = manifest.set_index("image_id")
+    for _, mask in masks.iterrows():
+        raw = rows.loc[mask["image_id"]]
+        pixel_size_nm = float(raw["pixel_size_x_nm"]) if pd.notna(raw["pixel_size_x_nm"]) else None
+        measured = measure_particles(
+            _read(mask_images / mask["labels_file"]),
+            _read(images / raw["image_file"]),
+            _read(mask_images / mask["probability_file"]),
+            pixel_size_nm,
+        )
+        origin = {**raw[[c for c in FROM_MANIFEST if c != "image_id"]], **mask[[*FROM_MASKS, "image_id"]]}
+        tables.append(with_origin(measured, {**origin, "pixel_size_nm": pixel_size_nm}))
+    filled = [table for table in tables if len(table)]
+    return pd.concat(filled, ignore_index=True) if filled else with_origin(measure_nothing(), {})
+
+
+def with_origin(measured: pd.DataFrame, origin: dict[str, Any]) -> pd.DataFrame:
+    """Add to every row what it was measured on; `particle_id` names it uniquely.
+
+    Parameters
+    ----------
+    measured : DataFrame
+        As `measure_particles` returns it.
+    origin : dict
+        Values of the provenance columns.
+    """
+    columns = {name: [None if pd.isna(value) else value] * len(measured) for name, value in origin.items()}
+    identity = [f"{origin['session_id']}/{origin['image_id']}/{label}" for label in measured["label"]]
+    return pd.concat([pd.DataFrame({"particle_id": identity, **columns}), measured], axis=1)
+
+
+def measure_nothing() -> pd.DataFrame:
+    """Give the columns of `measure_particles` without a row."""
+    import numpy as np
+
+    return measure_particles(np.zeros((1, 1), np.uint16))
+
+
+def _read(path: AnyPath) -> Any:
+    with path.open("rb") as file:
+        return tifffile.imread(file)

@@ -1,0 +1,66 @@
+"""Turns a foreground mask into a label image of single particles.
+
+Predicting the mask is left to `inference`, measuring the particles to `particles.measurement`.
+"""
+
+import numpy as np
+from scipy import ndimage
+
+from tem_pipeline.errors import UserError
+
+_STRIP_PX = 2**22
+
+
+def label_instances(foreground: np.ndarray, minimum_area_px: float) -> np.ndarray:
+    """Number the connected particles of a mask and drop those that are too small.
+
+    Pixels belong together where they share a side (4-connectivity): every digitised convex particle over two
+    pixels across is connected that way, so a contact at a mere corner is one between two particles.
+
+    Parameters
+    ----------
+    foreground : ndarray of bool, (height, width)
+    minimum_area_px : float
+        Particles of fewer pixels are removed.
+
+    Returns
+    -------
+    ndarray, (height, width), uint16 or uint32
+        0 background, 1 … n in the raster order of each particle's first pixel; uint32 from 65,536 particles
+        on. Time is linear in pixels; beside the result at most 4 bytes a pixel are held.
+
+    Raises
+    ------
+    UserError
+        When the mask isn't a two-dimensional bool array.
+    """
+    if foreground.ndim != 2 or foreground.dtype != np.bool_:
+        raise UserError(
+            f"a foreground mask must be a 2-D bool array, not {foreground.ndim}-D {foreground.dtype}"
+        )
+    labels = np.empty(foreground.shape, dtype=np.int32)
+    count = int(ndimage.label(foreground, output=labels))  # type: ignore[arg-type]
+    strips = _strips(labels)
+
+    # Strip by strip, because bincount makes an int64 copy of what it is given.
+    areas = np.zeros(count + 1, dtype=np.int64)
+    for strip in strips:
+        areas += np.bincount(strip.ravel(), minlength=count + 1)
+    kept = areas >= minimum_area_px
+    kept[0] = False
+    number = int(kept.sum())
+    renumbered = np.where(kept, np.cumsum(kept), 0)
+
+    if number >= 2**16:
+        for strip in strips:
+            strip[:] = renumbered[strip]
+        return labels.view(np.uint32)
+    result = np.empty(labels.shape, dtype=np.uint16)
+    for strip, target in zip(strips, _strips(result), strict=True):
+        target[:] = renumbered[strip]
+    return result
+
+
+def _strips(image: np.ndarray) -> list[np.ndarray]:
+    rows = max(1, _STRIP_PX // max(1, image.shape[1]))
+    return [image[top : top + rows] for top in range(0, image.shape[0], rows)]
