@@ -149,7 +149,7 @@ def make_loss(
     Returns
     -------
     callable
-        (y_true, y_pred) -> scalar tensor, named `name`.
+        (y_true, y_pred) -> scalar tensor.
 
     Raises
     ------

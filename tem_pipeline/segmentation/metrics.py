@@ -41,8 +41,8 @@ def confusion_counts(truth: np.ndarray, prediction: np.ndarray) -> tuple[int, in
 def scores(counts: np.ndarray | Sequence) -> dict[str, float]:
     """Compute pixel accuracy, mean IoU, Dice and IoU from pooled counts.
 
-    IoU = TP / (TP + FP + FN), Dice = 2 TP / (2 TP + FP + FN), accuracy = (TP + TN) / all; mean IoU is the mean
-    of the foreground's and the background's IoU. What is empty in truth and prediction counts as 1.
+    IoU = TP / (TP + FP + FN), Dice = 2 TP / (2 TP + FP + FN), accuracy = (TP + TN) / all; mean IoU is the
+    mean of the foreground's and the background's IoU. What is empty in truth and prediction counts as 1.
 
     Parameters
     ----------

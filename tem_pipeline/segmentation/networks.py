@@ -13,10 +13,7 @@ if TYPE_CHECKING:
     import keras
 
 LEVELS = 5
-"""Scales of both networks: the image's own and four halvings, so widths are base × 1, 2, 4, 8, 16."""
-
-SIZE_MULTIPLE = 2 ** (LEVELS - 1)
-"""Height and width of an input must be multiples of this (16 px)."""
+"""Scales of both networks: the image's own and four halvings; widths are base × 1, 2, 4, 8, 16."""
 
 
 def ds_unet(
@@ -96,10 +93,6 @@ def unet(
         return _convolution(x, width, f"decoder{level}_conv2", weights)
 
     return _u_shape("unet", encoder, decoder, base_width, classes, input_channels, weights)
-
-
-NETWORKS: dict[str, Callable[..., keras.Model]] = {"ds_unet": ds_unet, "unet": unet}
-"""The networks by the name that settings and MLflow use."""
 
 
 class _Initialisers:

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from tem_pipeline.segmentation.metrics import SCORES, bootstrap_intervals, confusion_counts, scores
+
+masks = array_shapes(min_dims=2, max_dims=2, max_side=12).flatmap(
+    lambda shape: st.tuples(arrays(bool, shape), arrays(bool, shape))
+)
+counts = st.tuples(*[st.integers(0, 10**7)] * 4)
+
+
+def test_counts_and_scores_by_hand():
+    truth = np.array([[1, 1, 1, 0], [0, 0, 0, 0]])
+    prediction = np.array([[1, 1, 0, 1], [0, 0, 0, 0]])
+    tally = confusion_counts(truth, prediction)
+    assert tally == (2, 1, 1, 4)
+    result = scores(tally)
+    assert result["accuracy"] == pytest.approx(6 / 8)
+    assert result["iou"] == pytest.approx(2 / 4)
+    assert result["mean_iou"] == pytest.approx((2 / 4 + 4 / 6) / 2)
+    assert result["dice"] == pytest.approx(4 / 6)
+
+
+def test_counts_of_images_are_pooled_before_the_scores_are_taken():
+    pooled = scores([(10, 0, 0, 90), (1, 9, 0, 90)])
+    assert pooled["dice"] == pytest.approx(22 / 31)  # the mean of the two images' Dice would be 0.59
+    assert pooled == scores((11, 9, 0, 180))
+
+
+def test_nothing_in_truth_and_nothing_found_counts_as_1():
+    empty = np.zeros((3, 3), bool)
+    assert scores(confusion_counts(empty, empty)) == dict.fromkeys(SCORES, 1.0)
+    assert scores(confusion_counts(~empty, ~empty)) == dict.fromkeys(SCORES, 1.0)
+
+
+def test_an_empty_prediction_of_a_particle_scores_0():
+    truth = np.eye(4, dtype=bool)
+    assert scores(confusion_counts(truth, np.zeros_like(truth)))["dice"] == 0
+
+
+def test_class_maps_and_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="one class"):
+        confusion_counts(np.array([[0, 2]]), np.array([[0, 1]]))
+    with pytest.raises(ValueError, match="shape"):
+        confusion_counts(np.zeros((2, 3), bool), np.zeros((3, 2), bool))
+
+
+@given(masks)
+def test_counts_add_up_to_the_pixels(pair):
+    assert sum(confusion_counts(*pair)) == pair[0].size
+
+
+@given(counts)
+def test_dice_follows_from_iou(tally):
+    result = scores(tally)
+    assert result["dice"] == pytest.approx(2 * result["iou"] / (1 + result["iou"]))
+
+
+@given(masks)
+def test_truth_and_prediction_may_be_exchanged(pair):
+    truth, prediction = pair
+    assert scores(confusion_counts(truth, prediction)) == scores(confusion_counts(prediction, truth))
+
+
+@given(masks)
+def test_exchanging_foreground_and_background_keeps_accuracy_and_mean_iou(pair):
+    truth, prediction = pair
+    one, other = scores(confusion_counts(truth, prediction)), scores(confusion_counts(~truth, ~prediction))
+    assert one["accuracy"] == other["accuracy"]
+    assert one["mean_iou"] == pytest.approx(other["mean_iou"])
+
+
+@given(counts, st.integers(1, 5))
+def test_repeating_every_image_changes_no_score(tally, times):
+    assert scores([tally] * times) == pytest.approx(scores(tally))
+
+
+@given(counts)
+def test_scores_lie_between_0_and_1_and_iou_never_above_dice(tally):
+    result = scores(tally)
+    assert all(0 <= value <= 1 for value in result.values())
+    assert result["iou"] <= result["dice"] + 1e-12
+
+
+def test_intervals_are_repeatable_and_hold_the_pooled_score():
+    rng = np.random.default_rng(5)
+    table = np.stack(
+        [rng.integers(50, 100, 12), *rng.integers(0, 20, (2, 12)), rng.integers(500, 900, 12)], 1
+    )
+    first, again = bootstrap_intervals(table, seed=3), bootstrap_intervals(table, seed=3)
+    assert first == again
+    assert first != bootstrap_intervals(table, seed=4)
+    for name, value in scores(table).items():
+        low, high = first[name]
+        assert low < value < high
+
+
+def test_intervals_agree_with_resampling_written_out():
+    table = np.array([(90, 5, 5, 900), (60, 20, 20, 900), (80, 10, 5, 905), (30, 2, 40, 928)])
+    rng = np.random.default_rng(0)
+    dice = [scores(table[rng.integers(0, 4, 4)])["dice"] for _ in range(4000)]
+    low, high = bootstrap_intervals(table, n=4000)["dice"]
+    np.testing.assert_allclose((low, high), np.quantile(dice, (0.025, 0.975)), atol=0.01)
+
+
+def test_equal_sources_leave_no_spread_and_one_source_gives_no_interval():
+    table = [(9, 1, 2, 50)] * 5
+    assert bootstrap_intervals(table)["dice"] == pytest.approx((18 / 21, 18 / 21))
+    assert np.isnan(bootstrap_intervals(table[:1])["dice"]).all()

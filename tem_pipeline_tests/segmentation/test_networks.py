@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+
+from tem_pipeline.segmentation.networks import ds_unet, unet
+
+
+def test_ds_unet_at_base_64_with_two_classes_has_the_published_size():
+    assert 5_900_000 <= ds_unet(64, 2).count_params() <= 6_050_000
+
+
+def test_unet_at_base_64_with_two_classes_has_the_published_size():
+    assert 34_400_000 <= unet(64, 2).count_params() <= 34_900_000
+
+
+def test_only_the_first_two_3x3_convolutions_of_ds_unet_are_ordinary():
+    import keras
+
+    model = ds_unet(8)
+    ordinary = [
+        layer.name
+        for layer in model.layers
+        if isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == (3, 3)
+    ]
+    separable = [layer for layer in model.layers if isinstance(layer, keras.layers.SeparableConv2D)]
+    assert ordinary == ["encoder0_conv1", "encoder0_conv2"]
+    assert len(separable) == 2 * 4 + 4
+    assert not any(layer.use_bias for layer in separable)
+
+
+@pytest.mark.parametrize("build", [ds_unet, unet])
+@pytest.mark.parametrize(("size", "classes"), [((16, 16), 2), ((48, 80), 3)])
+def test_output_is_a_probability_for_every_pixel_of_any_multiple_of_16(build, size, classes):
+    image = np.random.default_rng(0).normal(size=(2, *size, 1)).astype(np.float32)
+    probability = np.asarray(build(4, classes)(image))
+    assert probability.shape == (2, *size, classes)
+    assert probability.dtype == np.float32
+    np.testing.assert_allclose(probability.sum(axis=-1), 1, atol=1e-5)
+
+
+def test_the_seed_alone_decides_the_weights():
+    import keras
+
+    keras.utils.set_random_seed(1)
+    first = ds_unet(4, seed=7).get_weights()
+    keras.utils.set_random_seed(2)
+    again = ds_unet(4, seed=7).get_weights()
+    other = ds_unet(4, seed=8).get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_without_a_seed_the_caller_s_random_seed_decides_the_weights():
+    import keras
+
+    keras.utils.set_random_seed(3)
+    first = ds_unet(4).get_weights()
+    keras.utils.set_random_seed(3)
+    again = ds_unet(4).get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_probabilities_stay_in_float32_under_mixed_precision():
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        assert keras.backend.standardize_dtype(ds_unet(4).output.dtype) == "float32"
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def test_impossible_sizes_of_a_network_are_refused():
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        ds_unet(8, classes=1)
+
+
+@pytest.mark.parametrize("build", [ds_unet, unet])
+def test_the_openvino_export_takes_any_size_and_gives_what_keras_gives(build, tmp_path):
+    import openvino
+
+    model = build(8, 3, seed=0)
+    # Running averages and scales as after a training, so that the normalisation is tested too.
+    rng = np.random.default_rng(1)
+    for layer in model.layers:
+        if layer.name.endswith("_norm"):
+            gamma, beta, mean, variance = layer.get_weights()
+            layer.set_weights(
+                [
+                    rng.uniform(0.5, 1.5, gamma.shape),
+                    rng.normal(0, 0.2, beta.shape),
+                    rng.normal(0, 0.2, mean.shape),
+                    rng.uniform(0.5, 2, variance.shape),
+                ]
+            )
+    target = tmp_path / "model.xml"
+    model.export(str(target), format="openvino", verbose=False)
+    compiled = openvino.Core().compile_model(target, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for size in [(64, 64), (48, 112)]:
+        image = rng.normal(size=(1, *size, 1)).astype(np.float32)
+        expected = np.asarray(model(image, training=False))
+        assert expected.std() > 0.01
+        np.testing.assert_allclose(compiled(image)[0], expected, atol=2e-4)
