@@ -7,9 +7,10 @@ import pandas as pd
 
 from tem_pipeline.annotation.datasets import AnnotatedImage
 from tem_pipeline.segmentation.inference import ModelCard, SegmentationModel, predict_classes
+from tem_pipeline.segmentation.metrics import COUNTS as COUNT_NAMES
 from tem_pipeline.segmentation.metrics import bootstrap_intervals, confusion_counts, scores
 
-COUNTS = ["tp", "fp", "fn", "tn"]
+COUNTS = list(COUNT_NAMES)
 SHELL_COUNTS = [f"shell_{name}" for name in COUNTS]
 
 

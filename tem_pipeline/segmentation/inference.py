@@ -31,6 +31,7 @@ class ModelCard:
     base_width: int
     classes: tuple[str, ...]
     weights: str
+    weights_sha256: str = ""
     run_id: str = ""
     profile: str = ""
     seed: int = 0

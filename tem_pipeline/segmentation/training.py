@@ -240,13 +240,14 @@ def export_model(trained: TrainedNetwork, folder: Path, **card: Any) -> ModelCar
     -------
     ModelCard
     """
-    weights = hashlib.sha256(b"".join(w.tobytes() for w in trained.model.get_weights())).hexdigest()[:16]
-    target = folder / weights
+    digest = hashlib.sha256(b"".join(w.tobytes() for w in trained.model.get_weights())).hexdigest()
+    target = folder / digest[:16]
     target.mkdir(parents=True, exist_ok=True)
     trained.model.save(target / "model.keras")
     trained.model.export(str(target / "model.xml"), format="openvino", verbose=False)
     written = ModelCard(
-        weights=weights,
+        weights=target.name,
+        weights_sha256=digest,
         code_version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         **card,

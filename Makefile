@@ -1,0 +1,75 @@
+# Every target sets itself up: a machine with Python 3.11 (or newer) and make is enough.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+
+# `make dev DEMO=1` shows what `make demo` made.
+DATA_ROOT := $(if $(DEMO),data/demo,$(or $(TEM_DATA_ROOT),data))
+MODELS_ROOT := $(if $(DEMO),models/demo,$(or $(TEM_MODELS_ROOT),models))
+export DAGSTER_HOME ?= $(CURDIR)/.dagster$(if $(DEMO),/demo,)
+DAGSTER_PORT ?= 3000
+MLFLOW_PORT ?= 5000
+
+.PHONY: help demo dev test test-slow lint format lock clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is too old: Python 3.11 or newer is needed (make PYTHON=…)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/runtime.stamp: requirements/runtime.txt pyproject.toml | $(BIN)/python
+	@echo "Installing (about two minutes, once) …"
+	@$(INSTALL) --require-hashes -r requirements/runtime.txt
+	@$(INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: requirements/dev.txt $(VENV)/runtime.stamp
+	@$(INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+demo: $(VENV)/runtime.stamp ## set up and run the main job on a simulated session
+	@$(BIN)/tem-pipeline demo
+
+dev: $(VENV)/runtime.stamp ## set up and start Dagster's UI and daemon and MLflow's UI (DEMO=1: the demo's)
+	@mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml
+	@mkdir -p $(MODELS_ROOT)/mlflow
+	@echo "Dagster: http://127.0.0.1:$(DAGSTER_PORT)"
+	@echo "MLflow:  $(or $(MLFLOW_TRACKING_URI),http://127.0.0.1:$(MLFLOW_PORT))"
+	@trap 'kill 0' INT TERM EXIT; \
+	export TEM_DATA_ROOT="$(DATA_ROOT)" TEM_MODELS_ROOT="$(MODELS_ROOT)" PATH="$(CURDIR)/$(BIN):$$PATH"; \
+	$(if $(MLFLOW_TRACKING_URI),,mlflow server --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1 \
+		--allowed-hosts "127.0.0.1:$(MLFLOW_PORT),localhost:$(MLFLOW_PORT)" \
+		--backend-store-uri "sqlite:///$(abspath $(MODELS_ROOT))/mlflow/mlflow.db" \
+		--artifacts-destination "$(abspath $(MODELS_ROOT))/mlflow/artifacts" & ) \
+	dagster dev -w workspace.yaml --host 127.0.0.1 --port $(DAGSTER_PORT); wait
+
+test: $(VENV)/dev.stamp ## set up and run the tests
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(VENV)/dev.stamp ## the long proofs too
+	@$(BIN)/python -m pytest -q --timeout 3600
+
+lint: $(VENV)/dev.stamp ## ruff and pyright
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+format: $(VENV)/dev.stamp ## let ruff format and mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: $(BIN)/python ## resolve the requirements anew (needs uv)
+	uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra build pyproject.toml -o requirements/runtime.txt
+	uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra build --extra dev pyproject.toml -o requirements/dev.txt
+
+clean: ## remove the environment and the caches; data and models stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist

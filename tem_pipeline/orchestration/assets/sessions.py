@@ -1,0 +1,215 @@
+"""The assets of one session: from its folder of microscope files to its particle table and statistics."""
+
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+
+from tem_pipeline import tracking
+from tem_pipeline.micrographs.session_images import ingest_session
+from tem_pipeline.orchestration import previews
+from tem_pipeline.orchestration.partitions import SESSIONS
+from tem_pipeline.orchestration.resources import Platform, SessionLock, session_folder
+from tem_pipeline.particles.distributions import size_distributions as distribute
+from tem_pipeline.particles.schema import check_particle_table
+from tem_pipeline.particles.table import measure_session
+from tem_pipeline.reports.figures import figure_png, histogram_figure, overlay_png
+from tem_pipeline.segmentation.inference import Segmentation, load_model
+from tem_pipeline.segmentation.masks import predict_session_masks
+from tem_pipeline.storage import collect_unreferenced
+
+WARN = dg.AssetCheckSeverity.WARN
+GROUP: dict[str, Any] = {
+    "group_name": "sessions",
+    "partitions_def": SESSIONS,
+    "io_manager_key": "tables",
+    "kinds": {"parquet"},
+}
+
+
+@dg.asset(
+    **GROUP,
+    check_specs=[
+        dg.AssetCheckSpec("no_file_refused", asset="raw_tem_images", description="Every file could be read."),
+        dg.AssetCheckSpec(
+            "all_calibrated", asset="raw_tem_images", description="Every image has a pixel size."
+        ),
+    ],
+)
+def raw_tem_images(
+    context: dg.AssetExecutionContext, platform: Platform, session_lock: SessionLock
+) -> dg.MaterializeResult:
+    """Calibrated TIFFs and the manifest: one row an image, refused files included."""
+    session = context.partition_key
+    folder = session_folder(dict(context.run.tags), platform.layout, session)
+    target = platform.layout.partition("raw_tem_images", session)
+    manifest = ingest_session(folder, session, target)
+    collect_unreferenced(target, manifest["image_file"].dropna())
+    refused = manifest[manifest["status"] == "refused"]
+    measured = manifest[manifest["status"] == "ok"]
+    uncalibrated = measured[measured["calibration"] == "missing"]
+    return dg.MaterializeResult(
+        value=manifest,
+        metadata={
+            "images": len(measured),
+            "files refused": len(refused),
+            "images without calibration": len(uncalibrated),
+            "manifest": previews.table(
+                manifest[
+                    ["file", "status", "reason", "height_px", "width_px", "pixel_size_x_nm", "calibration"]
+                ]
+            ),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="no_file_refused",
+                passed=refused.empty,
+                severity=WARN,
+                metadata={"refused": previews.table(refused[["file", "reason"]])},
+            ),
+            dg.AssetCheckResult(
+                check_name="all_calibrated",
+                passed=uncalibrated.empty,
+                severity=WARN,
+                metadata={"images": ", ".join(uncalibrated["image_id"])},
+            ),
+        ],
+    )
+
+
+@dg.asset(
+    **GROUP,
+    check_specs=[
+        dg.AssetCheckSpec(
+            "particles_found", asset="predicted_masks", description="No image is without cores."
+        ),
+        dg.AssetCheckSpec("images_good", asset="predicted_masks", description="No image is to be reviewed."),
+    ],
+)
+def predicted_masks(
+    context: dg.AssetExecutionContext,
+    platform: Platform,
+    session_lock: SessionLock,
+    raw_tem_images: pd.DataFrame,
+) -> dg.MaterializeResult:
+    """Label images of cores and shells with confidence and image quality, made by the champion."""
+    layout, settings = platform.layout, platform.settings
+    champion = tracking.check_champion(platform.store, layout)
+    model = load_model(layout.champion, settings.threads, settings.precision)
+    target = layout.partition("predicted_masks", context.partition_key)
+    thumbnails: list[bytes] = []
+
+    def keep_first(row: pd.Series, image: np.ndarray, masks: Segmentation) -> None:
+        context.log.info(f"{row['file']}: {int(masks.labels.max())} cores")
+        if not thumbnails:
+            size_nm = row["pixel_size_x_nm"] if pd.notna(row["pixel_size_x_nm"]) else None
+            thumbnails.append(overlay_png(image, masks.labels, masks.shell_labels, pixel_size_nm=size_nm))
+
+    masks = predict_session_masks(
+        raw_tem_images,
+        layout.partition("raw_tem_images", context.partition_key),
+        target,
+        model,
+        settings,
+        keep_first,
+    )
+    files = masks[["labels_file", "shells_file", "probability_file"]].to_numpy().ravel()
+    collect_unreferenced(target, [name for name in files if name])
+    empty = masks[masks["n_cores"] == 0]
+    review = masks[masks["image_quality"] == "review"]
+    return dg.MaterializeResult(
+        value=masks,
+        metadata={
+            "cores": int(masks["n_cores"].sum()),
+            "model": f"{champion.name} version {champion.version} ({champion.loss})",
+            "images": previews.table(
+                masks[["image_id", "n_cores", "median_diameter_px", "confidence", "image_quality"]]
+            ),
+            **({"overlay of the first image": previews.picture(thumbnails[0])} if thumbnails else {}),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="particles_found",
+                passed=empty.empty,
+                severity=WARN,
+                metadata={"images without cores": ", ".join(empty["image_id"])},
+            ),
+            dg.AssetCheckResult(
+                check_name="images_good",
+                passed=review.empty,
+                severity=WARN,
+                metadata={"review": previews.table(review[["image_id", "image_quality_reason"]])},
+            ),
+        ],
+    )
+
+
+@dg.asset(**GROUP)
+def particle_table(
+    context: dg.AssetExecutionContext,
+    platform: Platform,
+    session_lock: SessionLock,
+    raw_tem_images: pd.DataFrame,
+    predicted_masks: pd.DataFrame,
+) -> dg.MaterializeResult:
+    """One row a particle: the table everybody queries."""
+    session, layout = context.partition_key, platform.layout
+    particles = measure_session(
+        raw_tem_images,
+        layout.partition("raw_tem_images", session),
+        predicted_masks,
+        layout.partition("predicted_masks", session),
+    )
+    check_particle_table(particles)
+    counted = particles[~particles["touches_edge"].astype(bool)]
+    return dg.MaterializeResult(
+        value=particles,
+        metadata={
+            "particles": len(particles),
+            "counted": len(counted),
+            "left out at the edge": len(particles) - len(counted),
+            "first particles": previews.table(
+                particles[["image_id", "label", "equivalent_diameter_nm", "circularity", "confidence"]], 10
+            ),
+        },
+    )
+
+
+@dg.asset(**GROUP)
+def size_distributions(
+    context: dg.AssetExecutionContext,
+    platform: Platform,
+    session_lock: SessionLock,
+    raw_tem_images: pd.DataFrame,
+    predicted_masks: pd.DataFrame,
+    particle_table: pd.DataFrame,
+) -> dg.MaterializeResult:
+    """Count, mean, standard deviation, median and histogram of each measurand."""
+    session = context.partition_key
+    sample_id = raw_tem_images["sample_id"].iloc[0] if len(raw_tem_images) else session
+    distributions = distribute(particle_table, raw_tem_images, predicted_masks, session, sample_id)
+    counted = particle_table[
+        ~particle_table["touches_edge"].astype(bool) & (particle_table["image_quality"] == "good")
+    ]
+    pictures = {}
+    for measurand in ("equivalent_diameter", "perimeter"):
+        for unit in ("nm", "px"):
+            values = counted[f"{measurand}_{unit}"].dropna()
+            if len(values):
+                pictures[f"histogram of {measurand}"] = previews.picture(
+                    figure_png(histogram_figure(values.to_numpy(float), unit, measurand), dpi=70)
+                )
+                break
+    return dg.MaterializeResult(
+        value=distributions,
+        metadata={
+            "statistics": previews.table(
+                distributions[["measurand", "unit", "n_counted", "mean", "standard_deviation", "median"]]
+            ),
+            **pictures,
+        },
+    )
+
+
+SESSION_ASSETS = [raw_tem_images, predicted_masks, particle_table, size_distributions]

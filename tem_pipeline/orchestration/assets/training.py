@@ -1,0 +1,411 @@
+"""The training assets: annotated sets to models in MLflow, their comparison, and the champion."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from tem_pipeline import progress, tracking
+from tem_pipeline.annotation.augmentation import augment_images, read_shards, write_shards
+from tem_pipeline.annotation.catalogue import PARTS, from_catalogue, to_catalogue
+from tem_pipeline.annotation.datasets import AnnotatedImage, combine_sets, read_annotated_set
+from tem_pipeline.annotation.splitting import group_sources, split_sources
+from tem_pipeline.errors import UserError
+from tem_pipeline.orchestration import previews
+from tem_pipeline.orchestration.resources import Platform, TrainingPlan
+from tem_pipeline.reports.figures import figure_png, loss_comparison_figure, overlay_png
+from tem_pipeline.segmentation.baseline import otsu_watershed
+from tem_pipeline.segmentation.evaluation import (
+    COUNTS,
+    evaluate_model,
+    is_better,
+    summarise_evaluation,
+    unseen,
+)
+from tem_pipeline.segmentation.inference import load_model, predict_classes, read_card
+from tem_pipeline.segmentation.instances import label_instances
+from tem_pipeline.segmentation.losses import LOSSES
+from tem_pipeline.segmentation.metrics import confusion_counts
+from tem_pipeline.segmentation.training import PROFILES, TrainedNetwork, prepare_keras, train_network
+from tem_pipeline.storage import collect_unreferenced, read_table, write_content
+
+GROUP: dict[str, Any] = {"group_name": "training", "key_prefix": "training", "io_manager_key": "tables"}
+BASELINE = "otsu_watershed"
+SCORE_NAMES = ("accuracy", "mean_iou", "dice", "iou")
+
+
+def model_key(loss: str) -> str:
+    """Give the asset key of the model trained with a loss, with slashes."""
+    return f"training/model_{loss}"
+
+
+@dg.asset(**GROUP, kinds={"parquet"})
+def annotated_images(platform: Platform, training_plan: TrainingPlan) -> dg.MaterializeResult:
+    """Labelled sets, checked, split by source micrograph into training, validation and test, and hashed."""
+    combined = combine_sets([read_annotated_set(folder) for folder in training_plan.folders(platform.layout)])
+    images = group_sources(combined.images)
+    parts = split_sources([image.group for image in images], training_plan.split_seed)
+    catalogue = to_catalogue(images, parts, training_plan.split_seed)
+    counts = catalogue.groupby("part", sort=False).agg(images=("name", "size"), sources=("group", "nunique"))
+    return dg.MaterializeResult(
+        value=catalogue,
+        metadata={
+            "dataset hash": catalogue["dataset_hash"].iloc[0],
+            "images": len(catalogue),
+            "split": previews.table(counts.reindex(PARTS).reset_index()),
+            "sources": previews.table(catalogue[["set_name", "name", "group", "part"]], 100),
+            "annotation": previews.picture(_annotation_png(images[0])),
+        },
+    )
+
+
+def _annotation_png(image: AnnotatedImage) -> bytes:
+    cores = image.class_map == len(image.classes) - 1
+    shells = image.class_map > 0 if "shell" in image.classes else None
+    return overlay_png(
+        image.image,
+        label_instances(cores, 1),
+        None if shells is None else label_instances(shells, 1),
+        pixel_size_nm=image.pixel_size_nm,
+    )
+
+
+@dg.asset(
+    **GROUP,
+    kinds={"parquet"},
+    ins={"annotated_images": dg.AssetIn(key_prefix="training")},
+)
+def augmented_dataset(
+    platform: Platform, training_plan: TrainingPlan, annotated_images: pd.DataFrame
+) -> dg.MaterializeResult:
+    """Augmented crops of the training images, in Parquet shards with source and transform of every row."""
+    profile = _profile(training_plan)
+    images = from_catalogue(annotated_images, "training")
+    folder = platform.layout.partition("training/augmented_dataset")
+    with progress.bar("augmenting") as advance:
+        rows = augment_images(images, profile.augmented_images, profile.crop_px, training_plan.seed)
+        counted = (
+            (advance((index + 1) / profile.augmented_images, ""), row)[1] for index, row in enumerate(rows)
+        )
+        shards = write_shards(counted, Path(str(folder)))
+    index = pd.DataFrame(
+        {
+            "shard": [path.name for path in shards],
+            "dataset_hash": annotated_images["dataset_hash"].iloc[0],
+            "profile": profile.name,
+            "crop_px": profile.crop_px,
+            "seed": training_plan.seed,
+        }
+    )
+    collect_unreferenced(folder, index["shard"])
+    return dg.MaterializeResult(
+        value=index,
+        metadata={
+            "augmented images": profile.augmented_images,
+            "source images": len(images),
+            "profile": profile.name,
+        },
+    )
+
+
+def _profile(plan: TrainingPlan) -> Any:
+    if plan.profile not in PROFILES:
+        raise UserError(f"profile {plan.profile!r} is unknown: use one of {', '.join(PROFILES)}")
+    return PROFILES[plan.profile]
+
+
+def _build_model_asset(loss: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        name=f"model_{loss}",
+        description=f"The network trained with the loss {loss}, registered in MLflow with its inference form.",
+        **GROUP,
+        kinds={"keras", "mlflow"},
+        pool="training",
+        ins={
+            "annotated_images": dg.AssetIn(key_prefix="training"),
+            "augmented_dataset": dg.AssetIn(key_prefix="training"),
+        },
+    )
+    def model(
+        context: dg.AssetExecutionContext,
+        platform: Platform,
+        training_plan: TrainingPlan,
+        annotated_images: pd.DataFrame,
+        augmented_dataset: pd.DataFrame,
+    ) -> dg.MaterializeResult:
+        row = _train(context, platform, training_plan, loss, annotated_images, augmented_dataset)
+        scores = {name: row[f"validation_{name}"] for name in SCORE_NAMES}
+        picture = row.pop("picture")
+        return dg.MaterializeResult(
+            value=pd.DataFrame([row]),
+            metadata={
+                "MLflow run": row["run_id"],
+                "registered version": f"models:/{row['model_name']}/{row['model_version']}",
+                "best epoch": row["best_epoch"],
+                "training seconds": row["seconds"],
+                "validation": previews.table(pd.DataFrame([scores])),
+                "predictions on validation": previews.picture(picture),
+            },
+        )
+
+    return model
+
+
+def _train(
+    context: dg.AssetExecutionContext,
+    platform: Platform,
+    plan: TrainingPlan,
+    loss: str,
+    catalogue: pd.DataFrame,
+    augmented: pd.DataFrame,
+) -> dict[str, Any]:
+    """Train, log and register one model; give the row of its table."""
+    layout, settings, store = platform.layout, platform.settings, platform.store
+    profile = PROFILES[augmented["profile"].iloc[0]]
+    training = from_catalogue(catalogue, "training")
+    validation = from_catalogue(catalogue, "validation")
+    classes = training[0].classes
+    folder = Path(str(layout.partition("training/augmented_dataset")))
+    crops, class_maps = read_shards([folder / name for name in augmented["shard"]])
+    initial = _initial_weights(plan, platform)
+    results: dict[str, Any] = {}
+    picture: list[bytes] = []
+
+    def train(log_epoch: Callable[[int, dict[str, float]], None]) -> TrainedNetwork:
+        epochs = -(-profile.steps // profile.epoch_steps)
+        with progress.bar(f"training {loss}") as advance:
+
+            def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+                log_epoch(epoch, metrics)
+                advance(epoch / epochs, f"validation Dice {metrics['val_dice']:.4f}")
+                context.log.info(f"epoch {epoch}/{epochs}: {metrics}")
+
+            trained = train_network(
+                crops,
+                class_maps,
+                [(image.image, image.class_map) for image in validation],
+                classes=classes,
+                loss=loss,
+                profile=profile,
+                network=plan.network,
+                seed=plan.seed,
+                initial_weights=initial,
+                on_epoch=on_epoch,
+            )
+        results.update(best_epoch=trained.best_epoch, seconds=trained.seconds)
+        return trained
+
+    def score(model_folder: Path) -> dict[str, float]:
+        model = load_model(model_folder, settings.threads, settings.precision)
+        summary = summarise_evaluation(evaluate_model(model, validation))
+        return {name: float(summary[name]) for name in SCORE_NAMES}
+
+    def figure(model_folder: Path) -> bytes:
+        model = load_model(model_folder, settings.threads, settings.precision)
+        shown = validation[:2]
+        found = [predict_classes(model, image.image)[0] == len(classes) - 1 for image in shown]
+        drawn = loss_comparison_figure(
+            [image.image for image in shown],
+            [image.class_map == len(classes) - 1 for image in shown],
+            {loss: found},
+        )
+        picture.append(figure_png(drawn, dpi=60))
+        return figure_png(drawn)
+
+    prepare_keras(settings.threads)
+    dataset_hash = catalogue["dataset_hash"].iloc[0]
+    with tempfile.TemporaryDirectory() as staging:
+        card = tracking.log_training(
+            store,
+            train,
+            parameters={
+                "loss": loss,
+                "network": plan.network,
+                "profile": profile.name,
+                "base_width": profile.base_width,
+                "crop_px": profile.crop_px,
+                "steps": profile.steps,
+                "batch": profile.batch,
+                "learning_rate": profile.learning_rate,
+                "augmented_images": len(crops),
+                "training_images": len(training),
+                "validation_images": len(validation),
+                "split_seed": int(catalogue["split_seed"].iloc[0]),
+                "seed": plan.seed,
+                "start_from": plan.start_from,
+                "dataset_hash": dataset_hash,
+                "sets": ", ".join(sorted(set(catalogue["set_name"]))),
+            },
+            card={
+                "loss": loss,
+                "network": plan.network,
+                "base_width": profile.base_width,
+                "classes": classes,
+                "profile": profile.name,
+                "seed": plan.seed,
+                "dataset_hash": dataset_hash,
+                "training_images": tuple(image.pixel_sha256 for image in training),
+                "validation_images": tuple(image.pixel_sha256 for image in validation),
+            },
+            staging=Path(staging),
+            figure=figure,
+            score=score,
+        )
+    return {
+        "loss": loss,
+        "model_name": card.name,
+        "model_version": card.version,
+        "run_id": card.run_id,
+        "dataset_hash": dataset_hash,
+        "profile": profile.name,
+        "seed": plan.seed,
+        **results,
+        **{f"validation_{name}": value for name, value in card.validation_scores.items()},
+        "picture": picture[0],
+    }
+
+
+def _initial_weights(plan: TrainingPlan, platform: Platform) -> Path | None:
+    if not plan.start_from:
+        return None
+    folder = tracking.resolve_model(plan.start_from, platform.store, platform.layout)
+    return Path(str(folder / read_card(folder).weights / "model.keras"))
+
+
+MODEL_ASSETS = [_build_model_asset(loss) for loss in LOSSES]
+MODEL_DEPS = [dg.AssetKey(["training", f"model_{loss}"]) for loss in LOSSES]
+
+
+def _trained_models(platform: Platform, dataset_hash: str) -> pd.DataFrame:
+    """Gather the rows of the models that were trained on a dataset; a loss never trained on it is left out."""
+    tables = [platform.layout.table(model_key(loss)) for loss in LOSSES]
+    rows = pd.concat([pd.DataFrame(), *(read_table(table) for table in tables if table.exists())])
+    if len(rows):
+        rows = rows[rows["dataset_hash"] == dataset_hash]
+    if rows.empty:
+        raise UserError("no model was trained on the present annotated images: materialise a model first")
+    return rows.reset_index(drop=True)
+
+
+@dg.asset(
+    **GROUP, kinds={"parquet"}, deps=MODEL_DEPS, ins={"annotated_images": dg.AssetIn(key_prefix="training")}
+)
+def loss_comparison(platform: Platform, annotated_images: pd.DataFrame) -> dg.MaterializeResult:
+    """The paper's table 1 and figure 4 for our data: every loss on the test images, beside Otsu's threshold."""
+    models = _trained_models(platform, annotated_images["dataset_hash"].iloc[0])
+    images = from_catalogue(annotated_images, "test")
+    core = len(images[0].classes) - 1
+    rows, pictures = [], {}
+    for trained in models.itertuples():
+        folder = tracking.fetch_version(platform.store, str(trained.model_version))
+        model = load_model(folder, platform.settings.threads, platform.settings.precision)
+        rows.append(_score_row(str(trained.loss), str(trained.model_version), evaluate_model(model, images)))
+        found = [predict_classes(model, image.image)[0] for image in images[:2]]
+        pictures[str(trained.loss)] = [class_map == model.card.classes.index("core") for class_map in found]
+    # Standardised images are dark on light whatever their mode was.
+    otsu = [otsu_watershed(image.image, "bright_field") > 0 for image in images]
+    counted = pd.DataFrame(
+        [confusion_counts(i.class_map == core, o) for i, o in zip(images, otsu, strict=True)], columns=COUNTS
+    ).assign(group=[image.group for image in images])
+    rows.append(_score_row(BASELINE, "", counted))
+    comparison = pd.DataFrame(rows).assign(dataset_hash=annotated_images["dataset_hash"].iloc[0])
+    figure = loss_comparison_figure(
+        [image.image for image in images[:2]], [image.class_map == core for image in images[:2]], pictures
+    )
+    folder = platform.layout.reports / "loss_comparison"
+    comparison["figure"] = write_content(folder, "figure_4", ".png", figure_png(figure))
+    collect_unreferenced(folder, comparison["figure"])
+    return dg.MaterializeResult(
+        value=comparison,
+        metadata={
+            "table 1, on test images": previews.table(
+                comparison[["loss", *SCORE_NAMES, "dice_low", "dice_high", "images"]]
+            ),
+            "figure": dg.MetadataValue.path(str(folder / comparison["figure"].iloc[0])),
+            "figure 4": previews.picture(figure_png(figure, dpi=50)),
+        },
+    )
+
+
+def _score_row(loss: str, version: str, evaluated: pd.DataFrame) -> dict[str, Any]:
+    summary = summarise_evaluation(evaluated)
+    row: dict[str, Any] = {"loss": loss, "model_version": version}
+    for name in SCORE_NAMES:
+        low, high = summary["intervals"][name]
+        row |= {name: summary[name], f"{name}_low": low, f"{name}_high": high}
+    return row | {"images": summary["images"], "sources": evaluated["group"].nunique()}
+
+
+@dg.asset(
+    **GROUP,
+    kinds={"openvino", "mlflow"},
+    deps=MODEL_DEPS,
+    ins={"annotated_images": dg.AssetIn(key_prefix="training")},
+    check_specs=[
+        dg.AssetCheckSpec(
+            "champion_dice",
+            asset=["training", "champion_model"],
+            description="The champion's Dice on the test images is at least 0.8.",
+        )
+    ],
+)
+def champion_model(platform: Platform, annotated_images: pd.DataFrame) -> dg.MaterializeResult:
+    """The registry's alias `champion`; moved only to a model that is better on images new to both."""
+    models = _trained_models(platform, annotated_images["dataset_hash"].iloc[0])
+    candidate_row = models.sort_values("validation_dice").iloc[-1]
+    store, layout, settings = platform.store, platform.layout, platform.settings
+    version = str(candidate_row["model_version"])
+    verdict = {"promote": True, "reason": "the first model is champion"}
+    if tracking.champion_version(store) is not None:
+        tracking.check_champion(store, layout)
+        champion = load_model(layout.champion, settings.threads, settings.precision)
+        if champion.card.version == version:
+            verdict = {"promote": False, "reason": "the best model is champion already"}
+        else:
+            candidate = load_model(
+                tracking.fetch_version(store, version), settings.threads, settings.precision
+            )
+            verdict = is_better(candidate, champion, from_catalogue(annotated_images, "validation"))
+    if verdict["promote"]:
+        tracking.promote(store, layout, version)
+    card = read_card(layout.champion)
+    model = load_model(layout.champion, settings.threads, settings.precision)
+    # A champion of an earlier split may have been trained on what is a test image now.
+    tests = unseen(from_catalogue(annotated_images, "test"), card, validation_too=True)
+    tested = summarise_evaluation(evaluate_model(model, tests)) if tests else {"dice": None, "mean_iou": None}
+    dice = tested["dice"]
+    row = {
+        "model_name": card.name,
+        "model_version": card.version,
+        "loss": card.loss,
+        "candidate_version": version,
+        "promoted": verdict["promote"],
+        "reason": verdict["reason"],
+        "test_images": len(tests),
+        "test_dice": dice,
+        "test_mean_iou": tested["mean_iou"],
+    }
+    return dg.MaterializeResult(
+        value=pd.DataFrame([row]),
+        metadata={
+            "champion": f"models:/{card.name}/{card.version} ({card.loss})",
+            "promoted": verdict["promote"],
+            "reason": verdict["reason"],
+            "test images new to it": len(tests),
+            **({"Dice on test": dice} if tests else {}),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="champion_dice",
+                passed=dice is None or dice >= 0.8,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={"dice": dice if tests else "no test image is new to the champion"},
+            )
+        ],
+    )
+
+
+TRAINING_ASSETS = [annotated_images, augmented_dataset, *MODEL_ASSETS, loss_comparison, champion_model]

@@ -1,0 +1,41 @@
+"""Puts the definitions together; tests build the same ones with other resources."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from tem_pipeline.orchestration.assets.sessions import SESSION_ASSETS
+from tem_pipeline.orchestration.assets.training import TRAINING_ASSETS
+from tem_pipeline.orchestration.io_managers import LakeTables
+from tem_pipeline.orchestration.jobs import JOBS
+from tem_pipeline.orchestration.resources import Platform, SessionLock, TrainingPlan
+from tem_pipeline.settings import load_settings
+
+
+def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """Build everything that Dagster shows and runs.
+
+    Parameters
+    ----------
+    resource_overrides : mapping, optional
+        Resources by name, in place of those that the settings give.
+    """
+    settings = load_settings()
+    platform = Platform()
+    plan = TrainingPlan(
+        sets=list(settings.training_sets), profile=settings.training_profile, split_seed=settings.split_seed
+    )
+    resources: dict[str, Any] = {
+        "platform": platform,
+        "training_plan": plan,
+        "session_lock": SessionLock(platform=platform),
+        "tables": LakeTables(platform=platform),
+    }
+    return dg.Definitions(
+        assets=[*SESSION_ASSETS, *TRAINING_ASSETS],
+        jobs=JOBS,
+        resources={**resources, **(resource_overrides or {})},
+        # One process a run: starting one a step costs seconds each, and the run holds the session's lock.
+        executor=dg.in_process_executor,
+    )

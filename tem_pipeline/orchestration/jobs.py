@@ -1,0 +1,21 @@
+"""The jobs that people, sensors and schedules launch."""
+
+import dagster as dg
+
+ingest_session = dg.define_asset_job(
+    "ingest_session",
+    selection=dg.AssetSelection.assets("raw_tem_images"),
+    description="Read a session's files: calibrated TIFFs and the manifest.",
+)
+process_session = dg.define_asset_job(
+    "process_session",
+    selection=dg.AssetSelection.groups("sessions"),
+    description="Everything of one session, from its files to its statistics.",
+)
+train_models = dg.define_asset_job(
+    "train_models",
+    selection=dg.AssetSelection.groups("training"),
+    description="Annotated sets to trained models, one a loss; the best becomes champion if it earns it.",
+)
+
+JOBS = [ingest_session, process_session, train_models]

@@ -1,0 +1,82 @@
+"""Runs the same jobs in this process, for the command line; Dagster's UI shows these runs like any other."""
+
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from tem_pipeline.errors import UserError
+from tem_pipeline.orchestration.build import build_definitions
+from tem_pipeline.orchestration.partitions import SESSIONS
+from tem_pipeline.settings import PROJECT_ROOT
+
+
+def open_instance() -> dg.DagsterInstance:
+    """Open Dagster's instance: DAGSTER_HOME, or else `.dagster/` in the project."""
+    home = Path(os.environ.setdefault("DAGSTER_HOME", str(PROJECT_ROOT / ".dagster")))
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
+        shutil.copyfile(PROJECT_ROOT / "dagster.yaml", home / "dagster.yaml")
+    return dg.DagsterInstance.get()
+
+
+def run_job(
+    name: str,
+    *,
+    session: str | None = None,
+    assets: Sequence[str] | None = None,
+    resources: Mapping[str, Mapping[str, Any]] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """Run a job to its end.
+
+    Parameters
+    ----------
+    name : str
+        Of a job in `jobs`.
+    session : str, optional
+        Key of the session; its partition is registered first.
+    assets : sequence of str, optional
+        Only these assets of the job, as keys with slashes.
+    resources : mapping, optional
+        Configuration of resources by name.
+
+    Raises
+    ------
+    UserError
+        When the run failed, with the reason of the step that failed.
+    """
+    job = build_definitions().resolve_job_def(name)
+    with open_instance() as instance:
+        if session is not None:
+            instance.add_dynamic_partitions(str(SESSIONS.name), [session])
+        result = job.execute_in_process(
+            instance=instance,
+            partition_key=session,
+            asset_selection=[dg.AssetKey.from_user_string(key) for key in assets] if assets else None,
+            run_config={
+                "resources": {key: {"config": dict(config)} for key, config in (resources or {}).items()},
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+            tags=dict(tags or {}),
+            raise_on_error=False,
+        )
+        if not result.success:
+            raise UserError(_reason(result.all_events))
+
+
+def _reason(events: Sequence[dg.DagsterEvent]) -> str:
+    """Say in one line why a run failed: the innermost cause of the first failure."""
+    for event in events:
+        data = event.event_specific_data
+        error = getattr(data, "error", None)
+        if (event.is_failure or event.is_step_failure) and error is not None:
+            while error.cause is not None:
+                error = error.cause
+            # Our own errors are written for people: their class says nothing more.
+            return re.sub(r"^tem_pipeline\.[\w.]+: ", "", error.message.strip())
+    return "the run failed; see it in Dagster's UI"

@@ -1,0 +1,74 @@
+"""Trains from the command line, by the same job as in Dagster's UI."""
+
+from collections.abc import Sequence
+
+from tem_pipeline.orchestration.assets.training import SCORE_NAMES, model_key
+from tem_pipeline.orchestration.launch import run_job
+from tem_pipeline.segmentation.losses import LOSSES
+from tem_pipeline.settings import load_settings
+from tem_pipeline.storage import Layout, layout_of, read_table
+
+
+def train_sets(
+    sets: Sequence[str],
+    profile: str = "standard",
+    losses: Sequence[str] = (),
+    start_from: str = "",
+    split_seed: int = 0,
+    seed: int = 0,
+) -> str:
+    """Train one model a loss, compare them on the test images, let the best become champion if it earns it.
+
+    Parameters
+    ----------
+    sets : sequence of str
+        Absolute folders, or names below annotated/.
+    losses : sequence of str
+        None: all four.
+
+    Returns
+    -------
+    str
+        The comparison and the champion, for a person.
+    """
+    chosen = [model_key(loss) for loss in LOSSES if not losses or loss in losses]
+    run_job(
+        "train_models",
+        assets=[
+            "training/annotated_images",
+            "training/augmented_dataset",
+            *chosen,
+            "training/loss_comparison",
+            "training/champion_model",
+        ],
+        resources={
+            "training_plan": {
+                "sets": list(sets),
+                "profile": profile,
+                "split_seed": split_seed,
+                "seed": seed,
+                "start_from": start_from,
+            }
+        },
+    )
+    return summarise_training(layout_of(load_settings()))
+
+
+def summarise_training(layout: Layout) -> str:
+    """Show the comparison of the losses and the champion as text."""
+    comparison = read_table(layout.table("training/loss_comparison"))
+    champion = read_table(layout.table("training/champion_model")).iloc[0]
+    images, sources = comparison["images"].iloc[0], comparison["sources"].iloc[0]
+    lines = [
+        f"on {images} test images of {sources} source micrographs (95 % intervals resample the sources)",
+        f"{'loss':24}" + "".join(f"{name:>10}" for name in SCORE_NAMES) + f"{'Dice interval':>20}",
+    ]
+    for row in comparison.to_dict("records"):
+        values = "".join(f"{row[name]:>10.4f}" for name in SCORE_NAMES)
+        lines.append(f"{row['loss']:24}{values}{row['dice_low']:>11.4f} … {row['dice_high']:.4f}")
+    lines += [
+        f"champion: models:/{champion['model_name']}/{champion['model_version']} ({champion['loss']})",
+        f"          {'promoted' if champion['promoted'] else 'kept'}: {champion['reason']}",
+        f"figure:   {layout.reports / 'loss_comparison' / comparison['figure'].iloc[0]}",
+    ]
+    return "\n".join(lines)

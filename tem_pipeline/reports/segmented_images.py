@@ -1,0 +1,180 @@
+"""Segments and measures images outside any session, and writes what a person wants to see beside them."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from skimage.transform import resize
+
+from tem_pipeline import progress
+from tem_pipeline.errors import UserError
+from tem_pipeline.micrographs.calibration import calibrate, resample_to_square
+from tem_pipeline.micrographs.ingestion import file_sha256, pixel_sha256
+from tem_pipeline.micrographs.reading import Micrograph, group_acquisitions, read_micrographs
+from tem_pipeline.micrographs.sessions import session_files
+from tem_pipeline.particles.measurement import measure_particles
+from tem_pipeline.particles.schema import PARTICLE_SCHEMA, check_particle_table, conform
+from tem_pipeline.particles.table import measure_nothing, with_origin
+from tem_pipeline.reports.figures import overlay_png
+from tem_pipeline.segmentation.inference import SegmentationModel, load_model, segment_micrograph
+from tem_pipeline.segmentation.masks import judge_image
+from tem_pipeline.settings import Settings
+from tem_pipeline.storage import AnyPath, encode_tiff, write_bytes, write_table
+
+
+@dataclass(frozen=True)
+class _Named:
+    """An image with the name its results get."""
+
+    name: str
+    file: Path
+    micrograph: Micrograph
+
+
+def segment_files(
+    inputs: Sequence[Path],
+    out: Path,
+    model_folder: AnyPath,
+    settings: Settings,
+    pixel_size_nm: float | None = None,
+    mode: str = "auto",
+) -> list[str]:
+    """Segment images and folders of images.
+
+    Writes NAME_labels.tif, NAME_shells.tif where the model knows shells, NAME_overlay.png, and one
+    particle_table.parquet.
+
+    Parameters
+    ----------
+    inputs : sequence of path
+        Image files, or folders in which every image is taken.
+    out : path
+        Made if need be.
+    pixel_size_nm : float, optional
+        Fills in only where a file has no pixel size of its own.
+    mode : {"auto", "bright_field", "haadf"}
+
+    Returns
+    -------
+    list of str
+        One line for every input that could not be read; the others are done.
+    """
+    model = load_model(model_folder, settings.threads, settings.precision)
+    failures: list[str] = []
+    tables: list[pd.DataFrame] = []
+    files = _expand(inputs, failures)
+    with progress.bar("segmenting") as advance:
+        for done, named in _name_images(files, failures):
+            table = _segment_one(named, out, model, settings, pixel_size_nm, mode)
+            tables.append(table)
+            advance(done, named.name)
+    filled = [table for table in tables if len(table)]
+    particles = pd.concat(filled, ignore_index=True) if filled else with_origin(measure_nothing(), {})
+    check_particle_table(particles)
+    write_table(out / "particle_table.parquet", conform(particles, PARTICLE_SCHEMA))
+    return failures
+
+
+def _expand(inputs: Sequence[Path], failures: list[str]) -> list[Path]:
+    files: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            found = session_files(path)
+            if not found:
+                failures.append(f"{path}: holds no image")
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            failures.append(f"{path}: there is no such file or folder")
+    return files
+
+
+def _name_images(files: list[Path], failures: list[str]) -> Iterator[tuple[float, _Named]]:
+    """Read the files one by one and name their images; stems that collide get the suffix, then a number."""
+    acquisitions = group_acquisitions(files)
+    stems = Counter(group[0].stem for group in acquisitions)
+    used: set[str] = set()
+    for index, group in enumerate(acquisitions):
+        file = group[0]
+        try:
+            micrographs = read_micrographs(file)
+        except UserError as error:
+            failures.append(str(error))
+            continue
+        base = file.stem if stems[file.stem] == 1 else f"{file.stem}_{file.suffix.lstrip('.')}"
+        for number, micrograph in enumerate(micrographs):
+            name = wanted = base if len(micrographs) == 1 else f"{base}_{number}"
+            repeat = 1
+            while name in used:
+                repeat += 1
+                name = f"{wanted}_{repeat}"
+            used.add(name)
+            yield (
+                (index + (number + 1) / len(micrographs)) / len(acquisitions),
+                _Named(name, file, micrograph),
+            )
+
+
+def _segment_one(
+    named: _Named,
+    out: Path,
+    model: SegmentationModel,
+    settings: Settings,
+    pixel_size_nm: float | None,
+    mode: str,
+) -> pd.DataFrame:
+    micrograph = named.micrograph
+    calibration = calibrate(micrograph.pixel_size_nm, pixel_size_nm)
+    image, size_nm = micrograph.image, None
+    if calibration.pixel_size_nm is not None:
+        image, square = resample_to_square(image, calibration.pixel_size_nm)
+        size_nm = square if isinstance(square, float) else float(square[1])
+    masks = segment_micrograph(
+        image,
+        model,
+        mode if mode != "auto" else micrograph.detector or "auto",
+        tile_px=settings.tile_px,
+        overlap_px=settings.tile_overlap_px,
+        minimum_diameter_px=settings.minimum_diameter_px,
+    )
+    size_of_input_nm = size_nm if image.shape == micrograph.image.shape else None
+    for kind, labels in (("labels", masks.labels), ("shells", masks.shell_labels)):
+        if labels is not None:
+            as_input = _as_large_as(labels, micrograph.image.shape)
+            write_bytes(out / f"{named.name}_{kind}.tif", encode_tiff(as_input, size_of_input_nm))
+    overlay = overlay_png(image, masks.labels, masks.shell_labels, pixel_size_nm=size_nm, max_px=2048)
+    write_bytes(out / f"{named.name}_overlay.png", overlay)
+    measured = measure_particles(masks.labels, image, masks.core_probability, size_nm)
+    origin = {
+        "session_id": "segment",
+        "session_name": "segment",
+        "sample_id": named.file.parent.name or "segment",
+        "image_id": named.name,
+        "field_id": named.name,
+        "file": named.file.name,
+        "file_sha256": file_sha256(named.file),
+        "pixel_sha256": pixel_sha256(micrograph.image),
+        "mode": masks.mode,
+        "pixel_size_nm": size_nm,
+        "calibration": calibration.state,
+        "calibration_uncertainty": None,
+        "model_name": model.card.name,
+        "model_version": model.card.version,
+        "model_sha256": model.card.weights_sha256,
+        "loss": model.card.loss,
+        "code_version": model.card.code_version,
+        "image_quality": judge_image(masks).image_quality,
+        "metal": None,
+    }
+    return with_origin(measured, origin)
+
+
+def _as_large_as(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Bring a label image back to the input's size where its pixels were not square."""
+    if labels.shape == shape:
+        return labels
+    return resize(labels, shape, order=0, preserve_range=True, anti_aliasing=False).astype(labels.dtype)

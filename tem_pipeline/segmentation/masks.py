@@ -1,0 +1,153 @@
+"""Segments the images of a session: writes label images and one row an image that says what was found."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import tifffile
+
+from tem_pipeline import __version__
+from tem_pipeline.segmentation.inference import Segmentation, SegmentationModel, segment_micrograph
+from tem_pipeline.settings import Settings
+from tem_pipeline.storage import AnyPath, encode_tiff, write_content
+
+SMALLEST_RELIABLE_MEDIAN_PX = 8.0
+
+
+def _described(name: str, kind: pa.DataType, unit: str, description: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"unit": unit, "description": description})
+
+
+MASK_SCHEMA = pa.schema(
+    [
+        _described("session_id", pa.string(), "", "key of the session"),
+        _described("image_id", pa.string(), "", "the image, as in raw_tem_images"),
+        _described("labels_file", pa.string(), "", "label image of the cores, beside this table"),
+        _described("shells_file", pa.string(), "", "label image of whole particles; null without shells"),
+        _described("probability_file", pa.string(), "", "probability of core, uint8 0 … 255"),
+        _described("mode", pa.string(), "", "bright_field or haadf, as the image was read"),
+        _described("n_cores", pa.int64(), "1", "cores found, those at the edge included"),
+        _described("foreground_fraction", pa.float64(), "1", "share of the image's pixels that are core"),
+        _described("median_diameter_px", pa.float64(), "px", "median equivalent diameter of the cores"),
+        _described("confidence", pa.float64(), "1", "mean probability of core over the pixels of the cores"),
+        _described("image_quality", pa.string(), "", "good or review; review is left out of the statistics"),
+        _described("image_quality_reason", pa.string(), "", "why an image is to be reviewed"),
+        _described("model_name", pa.string(), "", "registered model"),
+        _described("model_version", pa.string(), "", "version in the registry"),
+        _described("model_sha256", pa.string(), "", "SHA-256 of the model's weights"),
+        _described("loss", pa.string(), "", "loss that the model was trained with"),
+        _described("code_version", pa.string(), "", "version of tem_pipeline"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ImageQuality:
+    """The verdict on one image's masks."""
+
+    n_cores: int
+    foreground_fraction: float
+    median_diameter_px: float | None
+    confidence: float | None
+    image_quality: str
+    image_quality_reason: str | None
+
+
+def judge_image(segmentation: Segmentation) -> ImageQuality:
+    """Say whether the masks of an image may enter statistics.
+
+    An image on which nothing is found is good: it counts as an image. One whose median core is under 8 px
+    is to be reviewed: its diameters carry discretisation errors of several per cent.
+    """
+    labels = segmentation.labels
+    areas_px = np.bincount(labels.ravel())[1:]
+    areas_px = areas_px[areas_px > 0]
+    if not len(areas_px):
+        return ImageQuality(0, 0.0, None, None, "good", None)
+    median_px = float(np.median(2 * np.sqrt(areas_px / np.pi)))
+    confidence = float(segmentation.core_probability[labels > 0].mean() / 255)
+    reason = None
+    if median_px < SMALLEST_RELIABLE_MEDIAN_PX:
+        reason = (
+            f"the median core is {median_px:.1f} px across, under {SMALLEST_RELIABLE_MEDIAN_PX:g} px: "
+            "record at a higher magnification"
+        )
+    return ImageQuality(
+        len(areas_px),
+        float(areas_px.sum() / labels.size),
+        median_px,
+        confidence,
+        "review" if reason else "good",
+        reason,
+    )
+
+
+def predict_session_masks(
+    manifest: pd.DataFrame,
+    images: AnyPath,
+    target: AnyPath,
+    model: SegmentationModel,
+    settings: Settings,
+    on_image: Callable[[pd.Series, np.ndarray, Segmentation], None] | None = None,
+) -> pd.DataFrame:
+    """Segment every measured image of a session, one at a time.
+
+    Parameters
+    ----------
+    manifest : DataFrame
+        The session's manifest; rows of status `ok` are segmented.
+    images, target : path
+        Where the manifest's images lie, and where label images are written.
+    on_image : callable, optional
+        Told the manifest's row, the image and its masks.
+
+    Returns
+    -------
+    DataFrame
+        One row an image, as `MASK_SCHEMA` says.
+    """
+    rows = []
+    for _, image_row in manifest[manifest["status"] == "ok"].iterrows():
+        with (images / image_row["image_file"]).open("rb") as file:
+            image = tifffile.imread(file)
+        segmentation = segment_micrograph(
+            image,
+            model,
+            image_row["mode"],
+            tile_px=settings.tile_px,
+            overlap_px=settings.tile_overlap_px,
+            minimum_diameter_px=settings.minimum_diameter_px,
+        )
+        image_id = image_row["image_id"]
+        pixel_size_nm = image_row["pixel_size_x_nm"] if pd.notna(image_row["pixel_size_x_nm"]) else None
+        shells = segmentation.shell_labels
+        files = {
+            "labels_file": ("labels", segmentation.labels),
+            "shells_file": ("shells", shells),
+            "probability_file": ("probability", segmentation.core_probability),
+        }
+        written = {
+            column: write_content(target, f"{image_id}-{kind}", ".tif", encode_tiff(array, pixel_size_nm))
+            if array is not None
+            else None
+            for column, (kind, array) in files.items()
+        }
+        rows.append(
+            {
+                "session_id": image_row["session_id"],
+                "image_id": image_id,
+                **written,
+                "mode": segmentation.mode,
+                **judge_image(segmentation).__dict__,
+                "model_name": model.card.name,
+                "model_version": model.card.version,
+                "model_sha256": model.card.weights_sha256,
+                "loss": model.card.loss,
+                "code_version": __version__,
+            }
+        )
+        if on_image:
+            on_image(image_row, image, segmentation)
+    return pd.DataFrame(rows, columns=MASK_SCHEMA.names)

@@ -1,0 +1,65 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tem_pipeline.errors import UserError
+from tem_pipeline.settings import PROJECT_ROOT, load_settings, resolve_root, settings_table
+
+
+@pytest.fixture(autouse=True)
+def fresh_settings():
+    load_settings.cache_clear()
+    yield
+    load_settings.cache_clear()
+
+
+def test_relative_roots_lie_below_the_project_whatever_the_working_directory(monkeypatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    assert Path(str(resolve_root("data"))) == PROJECT_ROOT / "data"
+    assert Path(str(resolve_root(str(tmp_path)))) == tmp_path
+
+
+def test_a_root_may_be_elsewhere_than_on_this_machine():
+    assert str(resolve_root("memory://lake/data")) == "memory://lake/data"
+
+
+def test_the_environment_wins_and_is_named_as_the_origin(monkeypatch):
+    monkeypatch.setenv("TEM_TILE_PX", "256")
+    rows = {row["setting"]: row for row in settings_table(load_settings())}
+    assert rows["TEM_TILE_PX"]["value"] == "256"
+    assert rows["TEM_TILE_PX"]["origin"] == "environment"
+    assert rows["TEM_TILE_OVERLAP_PX"]["origin"] == "default"
+
+
+def test_a_wrong_setting_is_one_line_that_names_it(monkeypatch):
+    monkeypatch.setenv("TEM_TILE_PX", "100")
+    with pytest.raises(UserError, match="TEM_TILE_PX.*16"):
+        load_settings()
+
+
+def test_importing_the_science_loads_neither_dagster_nor_mlflow_nor_tensorflow():
+    packages = ("micrographs", "annotation", "segmentation", "particles", "reports")
+    modules = [
+        f"tem_pipeline.{package}.{path.stem}"
+        for package in packages
+        for path in (PROJECT_ROOT / "tem_pipeline" / package).glob("*.py")
+        if path.stem != "__init__"
+    ]
+    assert len(modules) > 20
+    script = (
+        f"import importlib, sys\nfor m in {modules!r}: importlib.import_module(m)\n"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & {'dagster', 'mlflow', 'tensorflow', 'keras'}))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert loaded.strip() == "[]"
+
+
+def test_imports_run_one_way():
+    order = ["micrographs", "annotation", "segmentation", "particles", "reports"]
+    for position, package in enumerate(order):
+        for path in (PROJECT_ROOT / "tem_pipeline" / package).glob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            for later in [*order[position + 1 :], "orchestration", "tracking", "cli", "demo"]:
+                assert f"tem_pipeline.{later}" not in text, f"{path.name} imports {later}"
