@@ -1,0 +1,224 @@
+"""The calibration gate: which pixel size in nm a micrograph has, or that it has none, and square pixels.
+
+Reading the numbers out of files is left to `reading`, what a person wrote in session.yaml to `sessions`.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tem_pipeline.errors import UserError
+
+MIN_PIXEL_SIZE_NM = 1e-3
+MAX_PIXEL_SIZE_NM = 1e6
+"""Sizes outside 1 pm … 1 mm a pixel are header rubbish, not micrographs."""
+
+DISAGREEMENT = 0.02
+"""Relative difference between file and session.yaml above which a person should look."""
+
+SQUARE_TOLERANCE = 1e-3
+
+# Centimetre and inch are left out on purpose: image editors write them as print resolution (72 dpi), and
+# read as a calibration they would pass the gate.
+_NM_PER_UNIT = {
+    "pm": 1e-3,
+    "picometer": 1e-3,
+    "a": 0.1,
+    "å": 0.1,
+    "ang": 0.1,
+    "angstrom": 0.1,
+    "ångström": 0.1,
+    "ångstrom": 0.1,
+    "nm": 1.0,
+    "nanometer": 1.0,
+    "um": 1e3,
+    "µm": 1e3,
+    "micron": 1e3,
+    "micrometer": 1e3,
+    "mm": 1e6,
+    "millimeter": 1e6,
+    "m": 1e9,
+    "meter": 1e9,
+}
+_SPECTRAL = {
+    *("ev", "kev", "mev", "hz", "khz", "ghz", "cm-1", "s", "sec", "second", "ms", "us", "µs", "ns"),
+    *("rad", "mrad", "µrad", "urad", "deg", "degree", "°", "counts", "k", "°c"),
+}
+_NO_UNIT = {"", "px", "pixel", "pix", "none", "<undefined>", "undefined", "_none_", "1", "dimensionless"}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is known about the size of a micrograph's pixels.
+
+    Attributes
+    ----------
+    pixel_size_nm : (float, float) or None
+        Height and width of a pixel (y, x) in nm.
+    state : {"metadata", "session", "missing"}
+        Where it comes from: the file, session.yaml (or the command line), or nowhere.
+    note : str
+        What a person should know; empty if nothing.
+    """
+
+    pixel_size_nm: tuple[float, float] | None
+    state: str
+    note: str = ""
+
+
+def _plain_unit(unit: object) -> str:
+    if isinstance(unit, bytes):
+        unit = unit.decode("latin-1")
+    text = "" if unit is None else str(unit).strip().strip("[]").replace("_", "")
+    # ImageJ escapes the micro sign; Greek mu and the Angstrom sign have look-alikes.
+    text = text.replace("\\u00B5", "µ").replace("\\u00b5", "µ").replace("μ", "µ").replace("\u212b", "Å")
+    text = text.rstrip("\0").strip().lower().replace("metre", "meter")
+    return text[:-1] if len(text) > 4 and text.endswith("s") and text[:-1] in _NM_PER_UNIT else text
+
+
+def unit_kind(unit: object) -> str:
+    """Tell what an image axis with this unit measures.
+
+    Parameters
+    ----------
+    unit : str, bytes or None
+        As a microscope file gives it: "nm", "µm", "1 / nm", "nm^-1", "eV", "pixel" …
+
+    Returns
+    -------
+    {"length", "reciprocal", "other", "none"}
+        "other" is energy, time or angle; "none" is no unit, pixels, or one that nobody knows.
+    """
+    text = _plain_unit(unit)
+    if text in _NM_PER_UNIT:
+        return "length"
+    squeezed = re.sub(r"\s+|\*\*|\^|[()]", "", text).replace("⁻¹", "-1").replace("−", "-")
+    for pattern in (r"1/(.+)", r"(.+)-1", r"per(.+)"):
+        match = re.fullmatch(pattern, squeezed)
+        if match and (match[1] in _NM_PER_UNIT or match[1].rstrip("s") in _NM_PER_UNIT):
+            return "reciprocal"
+    if text in _SPECTRAL or text.rstrip("s") in _SPECTRAL:
+        return "other"
+    return "none"
+
+
+def to_nm(scale: object, unit: object) -> float | None:
+    """Give the size of a pixel in nm, or None where the numbers are no calibration.
+
+    Parameters
+    ----------
+    scale : float
+        Size of a pixel along an axis. Zero, negative, NaN and infinite sizes are no calibration.
+    unit : str, bytes or None
+        Its unit. Without a unit of length a number is no calibration, whatever it is: "1" is what programs
+        write when they know nothing. So are inch and cm: they are print resolutions.
+
+    Returns
+    -------
+    float or None
+        Between 1 pm and 1 mm.
+    """
+    factor = _NM_PER_UNIT.get(_plain_unit(unit))
+    if factor is None:
+        return None
+    try:
+        size_nm = float(scale) * factor  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return size_nm if MIN_PIXEL_SIZE_NM <= size_nm <= MAX_PIXEL_SIZE_NM else None
+
+
+def _gate(pixel_size_nm: float | Sequence[float] | None) -> tuple[float, float] | None:
+    if pixel_size_nm is None:
+        return None
+    values = np.atleast_1d(np.asarray(pixel_size_nm, dtype=float))
+    height, width = (to_nm(value, "nm") for value in (values if values.size == 2 else values[[0, 0]]))
+    return None if height is None or width is None else (height, width)
+
+
+def calibrate(
+    metadata_px_nm: float | Sequence[float] | None, session_px_nm: float | Sequence[float] | None = None
+) -> Calibration:
+    """Choose between what the file says of its pixel size and what session.yaml says.
+
+    Parameters
+    ----------
+    metadata_px_nm, session_px_nm : float, (float, float) or None
+        Pixel size in nm, one number or (y, x). Either passes the gate of `to_nm` again.
+
+    Returns
+    -------
+    Calibration
+        The file wins. A difference above 2 % along an axis is stated in the note.
+    """
+    metadata, session = _gate(metadata_px_nm), _gate(session_px_nm)
+    if metadata is None:
+        if session is None:
+            return Calibration(None, "missing")
+        return Calibration(session, "session")
+    note = ""
+    if session is not None:
+        ratio = max(max(m / s, s / m) for m, s in zip(metadata, session, strict=True))
+        if ratio > 1 + DISAGREEMENT:
+            note = (
+                f"the file says {_text(metadata)} nm a pixel, session.yaml {_text(session)} nm "
+                f"({100 * (ratio - 1):.3g} % apart); the file's is used"
+            )
+    return Calibration(metadata, "metadata", note)
+
+
+def _text(pixel_size_nm: tuple[float, float]) -> str:
+    height, width = pixel_size_nm
+    return f"{height:.6g}" if height == width else f"{height:.6g} × {width:.6g}"
+
+
+def resample_to_square(
+    image: np.ndarray, pixel_size_nm: tuple[float, float]
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """Bring an image with oblong pixels to square ones, at the finer of its two spacings.
+
+    Parameters
+    ----------
+    image : ndarray, (height, width)
+    pixel_size_nm : (float, float)
+        Pixel size (y, x) in nm. Sizes equal to 1e-3 count as square; such an image comes back as it is.
+
+    Returns
+    -------
+    image : ndarray, (height', width')
+        Linear interpolation between pixel centres, so that no value leaves the range of the input; unsigned
+        8 and 16 bit integers keep their type, anything else becomes float32. The top left corner stays.
+    pixel_size_nm : (float, float)
+
+    Raises
+    ------
+    UserError
+        If the result would have more than 2**27 pixels and more than four times those of the input.
+    """
+    height_nm, width_nm = pixel_size_nm
+    if math.isclose(height_nm, width_nm, rel_tol=SQUARE_TOLERANCE):
+        return image, pixel_size_nm
+    from scipy.ndimage import affine_transform
+
+    fine = min(pixel_size_nm)
+    shape = tuple(max(1, round(n * size / fine)) for n, size in zip(image.shape, pixel_size_nm, strict=True))
+    if math.prod(shape) > max(2**27, 4 * image.size):
+        raise UserError(
+            f"pixels of {_text(pixel_size_nm)} nm are too oblong to be made square "
+            f"({shape[0]}x{shape[1]} px): check the file's calibration"
+        )
+    steps = np.array([fine / height_nm, fine / width_nm])
+    square = affine_transform(
+        image.astype(np.float32, copy=False),
+        steps,
+        offset=(steps - 1) / 2,  # pyright: ignore[reportArgumentType]
+        output_shape=shape,
+        order=1,
+        mode="nearest",
+    )
+    if image.dtype in (np.uint8, np.uint16):
+        square = np.rint(square).astype(image.dtype)
+    return square, (fine, fine)

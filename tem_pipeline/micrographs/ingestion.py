@@ -1,0 +1,390 @@
+"""From the files of a session to its manifest, one row an image, and the images that are measured.
+
+The images come one at a time; writing them and the manifest is left to the caller.
+"""
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tem_pipeline.errors import UserError
+from tem_pipeline.micrographs.calibration import calibrate, resample_to_square
+from tem_pipeline.micrographs.intensity import detect_mode
+from tem_pipeline.micrographs.reading import (
+    Micrograph,
+    MicrographError,
+    group_acquisitions,
+    read_micrographs,
+    shown,
+)
+from tem_pipeline.micrographs.sessions import SessionDescription, printable
+
+STATUSES = ("ok", "refused", "duplicate", "frame", "detector")
+"""ok: measured. refused: no usable micrograph. duplicate: its pixels stand in the session already. frame,
+detector: the acquisition is measured on another frame or detector."""
+
+
+def _column(name: str, kind: pa.DataType, description: str, unit: str = "") -> pa.Field:
+    return pa.field(name, kind, metadata={"unit": unit, "description": description})
+
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        _column("session_id", pa.string(), "Key of the session"),
+        _column("session_name", pa.string(), "Name of the session's folder, as the microscopist wrote it"),
+        _column("sample_id", pa.string(), "Sample, from session.yaml; else the session's name"),
+        _column("file", pa.string(), "File below the session's folder"),
+        _column("file_sha256", pa.string(), "SHA-256 of that file; null if it cannot be read"),
+        _column("pixel_sha256", pa.string(), "SHA-256 of height, width and values (little-endian float32)"),
+        _column("signal", pa.int32(), "Data set of the file, from 0"),
+        _column("frame", pa.int32(), "Frame of a stack, from 0"),
+        _column("image_id", pa.string(), "Name of the image, unique in the session; null for refused files"),
+        _column("field_id", pa.string(), "Field of view: images of one acquisition share it"),
+        _column("height_px", pa.int32(), "Height of the image kept", "px"),
+        _column("width_px", pa.int32(), "Width of the image kept", "px"),
+        _column(
+            "pixel_size_y_nm", pa.float64(), "Height of a pixel of the image kept; null if unknown", "nm"
+        ),
+        _column("pixel_size_x_nm", pa.float64(), "Width of a pixel of the image kept; null if unknown", "nm"),
+        _column("calibration", pa.string(), "Source of the pixel size: metadata, session or missing"),
+        _column("calibration_note", pa.string(), "What to know about the pixel size"),
+        _column(
+            "calibration_uncertainty", pa.float64(), "Relative standard uncertainty of the pixel size", "1"
+        ),
+        _column("mode", pa.string(), "bright_field (particles dark) or haadf (particles bright)"),
+        _column("mode_source", pa.string(), "Source of the mode: session, detector or image"),
+        _column("operator", pa.string(), "Operator, from session.yaml"),
+        _column("microscope", pa.string(), "Microscope, from session.yaml"),
+        _column("voltage_kv", pa.float64(), "Acceleration voltage, from session.yaml", "kV"),
+        _column("metal", pa.string(), "Metal of the particles, from session.yaml"),
+        _column("status", pa.string(), "ok, refused, duplicate, frame or detector"),
+        _column("reason", pa.string(), "Why it is not measured, or what to look at"),
+        _column("image_file", pa.string(), "The image kept, below the data root; null if it is not measured"),
+    ]
+)
+"""Columns of the manifest: type, unit and a line of description each."""
+
+MANIFEST_COLUMNS = tuple(MANIFEST_SCHEMA.names)
+
+
+@dataclass(frozen=True, eq=False)
+class IngestedImage:
+    """A row of the manifest, and the image if it is to be kept.
+
+    Attributes
+    ----------
+    row : dict
+        The `MANIFEST_COLUMNS`; ``image_file`` is None and left to whoever writes the image.
+    image : ndarray, (height, width), uint8, uint16 or float32, or None
+        Square pixels, native byte order, C-contiguous. None unless the row's status is "ok".
+    """
+
+    row: dict[str, Any]
+    image: np.ndarray | None = field(default=None, repr=False)
+
+
+def ingest_files(
+    folder: str | Path,
+    files: Iterable[Path],
+    description: SessionDescription,
+    session_key: str,
+) -> Iterator[IngestedImage]:
+    """Read the files of a session and say for every image what becomes of it.
+
+    Parameters
+    ----------
+    folder : path
+        The session's folder; its name is the session's name.
+    files : iterable of Path
+        Below `folder`, as `sessions.session_files` lists them. Their order decides which of two equal images
+        is the duplicate.
+    description : SessionDescription
+    session_key : str
+        As `sessions.session_key` gives it.
+
+    Yields
+    ------
+    IngestedImage
+        One for each image, and one for each file without any. In memory stand the images of one acquisition
+        at a time. A file that cannot be read is a row; nothing stops the session.
+
+    Notes
+    -----
+    An acquisition (one file; an `.emi` with its `.ser`) is one field, measured on one detector: the one of
+    the session's mode, else the first HAADF or bright field, else the first; never on an elemental map. Of a
+    stack the first frame is measured unless ``description.stack`` is "fields": then every frame is a field.
+    An acquisition of which the session already holds an image is no field of its own.
+    """
+    root = Path(folder)
+    name = printable(os.path.basename(os.path.abspath(root)))
+    session = {
+        "session_id": session_key,
+        "session_name": name,
+        "sample_id": description.sample_id or name,
+        "operator": description.operator,
+        "microscope": description.microscope,
+        "voltage_kv": description.voltage_kv,
+        "metal": description.metal,
+    }
+    files = list(files)
+    names = _ImageNames(root, files)
+    seen: dict[str, tuple[str, str]] = {}
+    for group in group_acquisitions(files):
+        members: list[_Member] = []
+        for file in group:
+            row = dict.fromkeys(MANIFEST_COLUMNS) | session
+            row |= {"file": printable(file.relative_to(root).as_posix()), "file_sha256": _file_sha256(file)}
+            try:
+                micrographs = read_micrographs(file, measurable_only=False)
+            except MicrographError as error:
+                yield IngestedImage(row | {"status": "refused", "reason": error.reason})
+                continue
+            several = len({m.signal for m in micrographs}) > 1
+            for micrograph in micrographs:
+                image_id = names.of(file, micrograph, several)
+                members.append(_Member(micrograph, row | {"image_id": image_id}, names.base(file)))
+        for acquisition in _split(members, description.stack):
+            yield from _ingest_field(acquisition, description, seen)
+
+
+@dataclass(eq=False)
+class _Member:
+    """An image of an acquisition with what is known of its row so far."""
+
+    micrograph: Micrograph
+    row: dict[str, Any]
+    field_base: str
+
+
+def _split(members: list[_Member], stack: str) -> list[list[_Member]]:
+    """Split what was read together into fields."""
+    fields: dict[tuple[str, int], list[_Member]] = {}
+    for member in members:
+        m = member.micrograph
+        frame = m.frame if stack == "fields" else 0
+        field_id = member.field_base + (
+            f"_f{frame}" if frame or (stack == "fields" and m.n_frames > 1) else ""
+        )
+        members_of_field = fields.setdefault((m.acquisition, frame), [])
+        member.row["field_id"] = members_of_field[0].row["field_id"] if members_of_field else field_id
+        members_of_field.append(member)
+    return list(fields.values())
+
+
+def _ingest_field(
+    members: list[_Member], description: SessionDescription, seen: dict[str, tuple[str, str]]
+) -> Iterator[IngestedImage]:
+    for member in members:
+        _describe(member, description)
+    usable = [member for member in members if not member.micrograph.fault]
+    candidates = [member for member in usable if not member.micrograph.is_elemental_map]
+    known = next((seen[m.row["pixel_sha256"]] for m in candidates if m.row["pixel_sha256"] in seen), None)
+    chosen = None if known else _choose(candidates, description.mode)
+    for member in members:
+        m, row = member.micrograph, member.row
+        image = None
+        if m.fault:
+            row |= {"status": "refused", "reason": m.fault}
+        elif m.is_elemental_map:
+            row |= {"status": "detector", "reason": f"an elemental map ({m.title}) is not measured"}
+        elif row["pixel_sha256"] in seen:
+            row |= {"status": "duplicate", "reason": f"it has the pixels of {seen[row['pixel_sha256']][0]}"}
+        elif member is chosen:
+            image = _keep(member, description)
+        else:
+            measured = (
+                f"the field is measured on {known[0] if known else chosen.row['image_id'] if chosen else '-'}"
+            )
+            row |= {"status": "frame" if m.frame else "detector", "reason": measured}
+        if known:
+            row["field_id"] = known[1]
+        yield IngestedImage(row, image)
+    for member in candidates:
+        seen.setdefault(member.row["pixel_sha256"], (member.row["image_id"], member.row["field_id"]))
+
+
+def _describe(member: _Member, description: SessionDescription) -> None:
+    m, row = member.micrograph, member.row
+    found = calibrate(m.pixel_size_nm, description.pixel_size_nm)
+    size_y_nm, size_x_nm = found.pixel_size_nm or (None, None)
+    row |= {
+        "signal": m.signal,
+        "frame": m.frame,
+        "height_px": m.image.shape[0],
+        "width_px": m.image.shape[1],
+        "pixel_size_y_nm": size_y_nm,
+        "pixel_size_x_nm": size_x_nm,
+        "calibration": found.state,
+        "calibration_note": found.note or None,
+        "calibration_uncertainty": description.calibration_uncertainty if found.pixel_size_nm else None,
+        "mode": m.detector,
+        "mode_source": "detector" if m.detector else None,
+    }
+    if not m.fault:
+        row["pixel_sha256"] = _pixel_sha256(m.image)
+
+
+def _choose(candidates: Sequence[_Member], mode: str | None) -> _Member | None:
+    """Choose the image on which a field is measured: see `ingest_files`."""
+
+    def rank(member: _Member) -> int:
+        detector = member.micrograph.detector
+        if mode is None:
+            return 0 if detector else 1
+        return 0 if detector == mode else 1 if detector is None else 2
+
+    return min(candidates, key=rank, default=None)  # the first of equals
+
+
+def _keep(member: _Member, description: SessionDescription) -> np.ndarray | None:
+    """Prepare the image that is kept, and complete its row."""
+    m, row = member.micrograph, member.row
+    image = m.image
+    try:
+        if image.dtype.newbyteorder("=") in (np.uint8, np.uint16):
+            image = image.astype(image.dtype.newbyteorder("="), copy=False)
+        else:
+            with np.errstate(over="ignore"):
+                image = image.astype(np.float32)
+            if not np.isfinite(image).all():
+                raise UserError("its values are too large: export it again")
+        if row["pixel_size_y_nm"] is not None:
+            size_nm = (row["pixel_size_y_nm"], row["pixel_size_x_nm"])
+            image, size_nm = resample_to_square(image, size_nm)
+            row["pixel_size_y_nm"], row["pixel_size_x_nm"] = size_nm
+        row["height_px"], row["width_px"] = image.shape
+        if description.mode:
+            row |= {"mode": description.mode, "mode_source": "session"}
+            if m.detector not in (None, description.mode):
+                row["reason"] = (
+                    f"session.yaml says {description.mode}, the title {m.title!r} says {m.detector}"
+                )
+        elif not m.detector:
+            row |= {"mode": detect_mode(image), "mode_source": "image"}
+    except Exception as error:
+        # Whatever odd pixels do to an algorithm, the session's other files are still to come.
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        row |= {"status": "refused", "reason": shown(reason)}
+        return None
+    row["status"] = "ok"
+    return np.ascontiguousarray(image)
+
+
+class _ImageNames:
+    """Names of images and fields: the file's stem, with a hash of its place where that isn't enough.
+
+    A name depends on its own file and on whether another file of the session has the same stem, not on order.
+    """
+
+    def __init__(self, root: Path, files: Sequence[Path]) -> None:
+        self._root = root
+        self._stems = Counter(
+            _slug(file.stem).casefold() for group in group_acquisitions(files) for file in group
+        )
+        self._used: set[str] = set()
+
+    def base(self, file: Path) -> str:
+        slug = _slug(file.stem)
+        if slug == file.stem and self._stems[slug.casefold()] == 1:
+            return slug
+        return f"{slug}-{self._digest(file)}"
+
+    def of(self, file: Path, micrograph: Micrograph, several_signals: bool) -> str:
+        name = self.base(file)
+        if several_signals:
+            name += f"_s{micrograph.signal}"
+        if micrograph.n_frames > 1:
+            name += f"_f{micrograph.frame}"
+        if name.casefold() in self._used:
+            name += f"-{self._digest(file, micrograph.signal, micrograph.frame)}"
+        self._used.add(name.casefold())
+        return name
+
+    def _digest(self, file: Path, *parts: int) -> str:
+        place = "\0".join([file.relative_to(self._root).as_posix(), *map(str, parts)])
+        return hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+def _slug(stem: str) -> str:
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", stem)
+    slug = re.sub(r"\.{2,}", ".", slug).strip("._-")[:80].rstrip("._-")
+    return slug or "image"
+
+
+def _file_sha256(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _pixel_sha256(image: np.ndarray) -> str:
+    """Hash values, not bytes: an export as another integer or float type has the same pixels."""
+    digest = hashlib.sha256(np.array(image.shape, dtype="<i8").tobytes())
+    rows = max(1, 2**20 // image.shape[1])
+    with np.errstate(over="ignore"):
+        for start in range(0, len(image), rows):
+            digest.update(image[start : start + rows].astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
+def manifest_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
+    """Make the manifest of its rows.
+
+    Parameters
+    ----------
+    rows : iterable of dict
+        As `ingest_files` gives them; ``image_file`` filled in by the caller.
+
+    Returns
+    -------
+    pyarrow.Table
+        With `MANIFEST_SCHEMA`, also without any row.
+    """
+    return pa.Table.from_pylist(list(rows), schema=MANIFEST_SCHEMA)
+
+
+def describe_file(
+    path: str | Path, session_pixel_size_nm: float | Sequence[float] | None = None
+) -> dict[str, Any]:
+    """Say what a file holds, for `tem-pipeline info`.
+
+    Parameters
+    ----------
+    path : path
+    session_pixel_size_nm : float or (float, float), optional
+        What session.yaml or the command line says, for files that have no pixel size.
+
+    Returns
+    -------
+    dict
+        ``file``; ``images``, each with ``shape`` [height, width], ``pixel_size_nm`` [y, x] or None and
+        ``calibration`` (metadata, session or missing); ``refused``, None or why nothing in it can be
+        measured. Images on which nothing can be measured, a constant one for example, are described too.
+    """
+    description: dict[str, Any] = {"file": shown(path), "images": [], "refused": None}
+    try:
+        micrographs = read_micrographs(path, measurable_only=False)
+    except MicrographError as error:
+        return description | {"refused": error.reason}
+    for micrograph in micrographs:
+        found = calibrate(micrograph.pixel_size_nm, session_pixel_size_nm)
+        description["images"].append(
+            {
+                "shape": list(micrograph.image.shape),
+                "pixel_size_nm": list(found.pixel_size_nm) if found.pixel_size_nm else None,
+                "calibration": found.state,
+            }
+        )
+    if all(micrograph.fault for micrograph in micrographs):
+        description["refused"] = micrographs[0].fault
+    return description

@@ -1,0 +1,292 @@
+"""Session folders: the files that count, what session.yaml says, the session's key and its fingerprint.
+
+Nothing here looks into microscope files: that is `reading`'s and `ingestion`'s part.
+"""
+
+import hashlib
+import os
+import re
+import unicodedata
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tem_pipeline.errors import UserError
+from tem_pipeline.micrographs.calibration import MAX_PIXEL_SIZE_NM, MIN_PIXEL_SIZE_NM
+from tem_pipeline.micrographs.reading import SUPPORTED_SUFFIXES, shown
+
+SESSION_YAML = "session.yaml"
+MAX_YAML_BYTES = 64 * 1024
+MAX_KEY_LENGTH = 100
+
+FOREIGN_IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".webp", ".jp2", ".heic", ".psd", ".pdf", ".dm2", ".img", ".mrcs", ".st", ".rec", ".ali"}
+    | {
+        ".eer",
+        ".tvips",
+        ".mib",
+        ".blo",
+        ".h5",
+        ".hdf5",
+        ".nxs",
+        ".prz",
+        ".bcf",
+        ".raw",
+        ".npy",
+        ".tpx3",
+        ".czi",
+    }
+)
+"""Images that nobody here reads: a session that holds some must say so, instead of passing over them."""
+
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_UNFINISHED = re.compile(r".*(\.part|\.tmp|downloading)", re.IGNORECASE | re.DOTALL)
+
+Line = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+PixelSize = Annotated[float, Field(ge=MIN_PIXEL_SIZE_NM, le=MAX_PIXEL_SIZE_NM)]
+
+
+class SessionDescription(BaseModel):
+    """What a person says about a session in session.yaml; everything is optional.
+
+    Attributes
+    ----------
+    sample_id : str or None
+        Default: the session's name.
+    operator, microscope, notes : str or None
+    voltage_kv : float or None
+        Acceleration voltage, kV.
+    mode : {"bright_field", "haadf"} or None
+    pixel_size_nm : float or (float, float) or None
+        For files that have none: one number, or height and width (y, x), nm.
+    calibration_uncertainty : float
+        Relative standard uncertainty of the pixel size.
+    metal : str or None
+        Symbol of the particles' metal.
+    stack : {"frames", "fields"}
+        Whether the images of a stack show one field ("frames") or each another one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+
+    sample_id: Line | None = None
+    operator: Line | None = None
+    microscope: Line | None = None
+    voltage_kv: float | None = Field(default=None, gt=0, le=3000)
+    mode: Literal["bright_field", "haadf"] | None = None
+    pixel_size_nm: PixelSize | tuple[PixelSize, PixelSize] | None = None
+    calibration_uncertainty: float = Field(default=0.02, ge=0, lt=1)
+    metal: Line | None = None
+    stack: Literal["frames", "fields"] = "frames"
+    notes: Annotated[str, Field(max_length=20_000)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_empty(cls, values: Any) -> Any:
+        """Let a key with nothing behind it, as templates have them, mean its default."""
+        if not isinstance(values, dict):
+            return values
+        return {key: value for key, value in values.items() if value not in (None, "", "~", "null")}
+
+    @field_validator("sample_id", "operator", "microscope", "metal")
+    @classmethod
+    def _strip(cls, value: str | None) -> str | None:
+        return value.strip() or None if value else None
+
+
+def read_session_description(folder: str | Path) -> SessionDescription:
+    """Read and check the session.yaml of a session folder.
+
+    Parameters
+    ----------
+    folder : path
+
+    Returns
+    -------
+    SessionDescription
+        The defaults where the folder has no session.yaml.
+
+    Raises
+    ------
+    UserError
+        One line, whatever stands in that file: wrong keys, wrong types, too much, not YAML.
+    """
+    path = Path(folder) / SESSION_YAML
+    name = shown(path)
+    if not os.path.lexists(path):
+        return SessionDescription()
+    try:
+        if not path.is_file() or not _lies_in(path, Path(folder)):
+            raise UserError(f"{name}: it is no plain file of this folder: write it here or remove it")
+        with path.open("rb") as file:
+            content = file.read(MAX_YAML_BYTES + 1)
+    except OSError as error:
+        raise UserError(
+            f"{name}: it cannot be read ({error.strerror}): give this account the right to"
+        ) from error
+    if len(content) > MAX_YAML_BYTES:
+        raise UserError(
+            f"{name}: it is larger than {MAX_YAML_BYTES // 1024} kB: keep only the session's description"
+        )
+    try:
+        values = _plain_mapping(content.decode("utf-8-sig"))
+        return SessionDescription.model_validate(values)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: it is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or "it is no YAML"
+        raise UserError(f"{name}: {where}{problem}: write one 'key: value' a line") from error
+    except ValidationError as error:
+        raise UserError(f"{name}: {_in_one_line(error)}") from error
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def _plain_mapping(text: str) -> dict[str, Any]:
+    """Parse a flat mapping; every scalar stays text, so that a sample 007 or 2026-11-22 keeps its name."""
+    depth = 0
+    # Looked at one by one first, events cost neither recursion nor what aliases would multiply.
+    for event in yaml.parse(text, Loader=yaml.BaseLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("aliases (*name) are not allowed: write the value itself")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > 3:
+            raise ValueError("it is nested too deeply: write one 'key: value' a line")
+    node = yaml.compose(text, Loader=yaml.BaseLoader)
+    if node is None:
+        return {}
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError("it holds no 'key: value' lines")
+    keys: set[str] = set()
+    for key, _ in node.value:
+        if str(key.value) in keys:
+            raise ValueError(f"{str(key.value)[:40]!r} stands in it twice: keep one")
+        keys.add(str(key.value))
+    return yaml.load(text, Loader=yaml.BaseLoader)
+
+
+def _in_one_line(error: ValidationError) -> str:
+    known = ", ".join(SessionDescription.model_fields)
+    lines: dict[str, str] = {}
+    for item in error.errors(include_url=False):
+        name = str(item["loc"][0])[:40] if item["loc"] else "it"
+        if item["type"] == "extra_forbidden":
+            lines[name] = f"{name!r} is unknown, use {known}"
+        else:
+            lines.setdefault(name, f"{name} {str(item['input'])[:40]!r}: {item['msg']}")
+    return "; ".join(list(lines.values())[:3])
+
+
+def session_key(name: str) -> str:
+    """Give the key under which a session stands in folders, tables and partitions.
+
+    Parameters
+    ----------
+    name : str
+        The session folder's name; anything, as Python gives it (undecodable bytes included).
+
+    Returns
+    -------
+    str
+        The name itself if it is plain: ``[A-Za-z0-9][A-Za-z0-9._-]*``, at most 100 characters, no ``..``.
+        Otherwise what is plain of it and 12 hexadecimal digits of the name's SHA-256: two names share such a
+        key with a probability of 4e-15. A key is its own key.
+    """
+    if len(name) <= MAX_KEY_LENGTH and ".." not in name and _PLAIN_KEY.fullmatch(name):
+        return name
+    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", ascii_name)
+    slug = re.sub(r"\.{2,}", ".", slug).strip("._-")[:60].rstrip("._-") or "session"
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{slug}-{digest[:12]}"
+
+
+def printable(name: str) -> str:
+    """Give a file's or folder's name as tables can hold it: undecodable bytes become U+FFFD."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def session_files(folder: str | Path) -> list[Path]:
+    """List the image files of a session, those in folders below included.
+
+    Parameters
+    ----------
+    folder : path
+
+    Returns
+    -------
+    list of Path
+        Sorted by their place below the folder. Those that `reading` knows, and those that look like images
+        but that nobody here reads (`FOREIGN_IMAGE_SUFFIXES`). Not: hidden files and folders; ``*.part``,
+        ``*.tmp``, ``*downloading``; session.yaml; texts and tables beside the images; symbolic links to
+        folders, to nothing, or to a file outside; pipes and devices.
+
+    Raises
+    ------
+    UserError
+        If a folder cannot be listed: that is never an empty session.
+    """
+    root = Path(folder)
+    wanted = SUPPORTED_SUFFIXES | FOREIGN_IMAGE_SUFFIXES
+    found: list[Path] = []
+    pending = [root]
+    try:
+        while pending:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    if entry.name.startswith(".") or _UNFINISHED.fullmatch(entry.name):
+                        continue
+                    path = Path(entry.path)
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(path)
+                    # os.path.isfile() is False for a link in a circle, where entry.is_file() raises.
+                    elif path.suffix.lower() in wanted and os.path.isfile(path):
+                        if entry.is_symlink() and not _lies_in(path, root):
+                            continue
+                        found.append(path)
+    except OSError as error:
+        raise UserError(
+            f"{shown(error.filename or root)}: the folder cannot be listed ({error.strerror})"
+        ) from error
+    return sorted(found, key=lambda path: path.relative_to(root).parts)
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def session_fingerprint(folder: str | Path) -> str:
+    """Give a fingerprint of a session's content.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits: SHA-256 over session.yaml and the `session_files`, in their order: place below
+        the folder, size, SHA-256 of the content. Times, owners and the folder's own name don't enter, so a
+        copy has the same fingerprint; texts that nobody reads don't either.
+
+    Raises
+    ------
+    UserError
+        If a folder cannot be listed or a file cannot be read.
+    """
+    root = Path(folder)
+    paths = session_files(root)
+    if (root / SESSION_YAML).is_file() and _lies_in(root / SESSION_YAML, root):
+        paths.insert(0, root / SESSION_YAML)
+    total = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+                size = file.tell()
+        except OSError as error:
+            raise UserError(f"{shown(path)}: it cannot be read ({error.strerror})") from error
+        total.update(
+            f"{path.relative_to(root).as_posix()}\0{size}\0{content}\n".encode("utf-8", "surrogateescape")
+        )
+    return total.hexdigest()
