@@ -1,0 +1,572 @@
+"""Reads annotated sets: micrographs with hand-made masks, checked file by file, and their sources.
+
+A set is a folder ``images/NAME.*``, ``masks/NAME.*``, optionally ``shells/NAME.*`` and ``dataset.yaml``.
+Reading formats is left to `micrographs.reading`, which crops belong together to `splitting`.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tem_pipeline.annotation.splitting import source_groups
+from tem_pipeline.errors import UserError
+from tem_pipeline.micrographs.calibration import MAX_PIXEL_SIZE_NM, MIN_PIXEL_SIZE_NM
+from tem_pipeline.micrographs.intensity import standardise
+from tem_pipeline.micrographs.reading import MicrographError, group_acquisitions, read_micrographs, shown
+
+DATASET_YAML = "dataset.yaml"
+MAX_YAML_BYTES = 64 * 1024
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
+CORE_CLASSES = ("background", "core")
+SHELL_CLASSES = ("background", "shell", "core")
+
+_FAULTS_SHOWN = 3
+_NO_IMAGES = frozenset({"thumbs.db", "desktop.ini"})
+
+Line = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Text = Annotated[str, Field(max_length=20_000)]
+
+
+class DatasetDescription(BaseModel):
+    """What a person says about a set in dataset.yaml; everything is optional.
+
+    Attributes
+    ----------
+    mode : {"bright_field", "haadf"} or None
+        Without it the annotated particles tell: darker than their surroundings is bright field.
+    pixel_size_nm : float or None
+        For images whose files have none.
+    groups : dict of str to str
+        The source micrograph of each image, by the image's name (its file without suffix).
+    licence, source, notes : str or None
+        Where the set comes from and what may be done with it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    mode: Literal["bright_field", "haadf"] | None = None
+    pixel_size_nm: Annotated[float, Field(ge=MIN_PIXEL_SIZE_NM, le=MAX_PIXEL_SIZE_NM)] | None = None
+    groups: dict[Line, Line] = {}
+    licence: Line | None = None
+    source: Text | None = None
+    notes: Text | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotatedImage:
+    """A micrograph with its annotation.
+
+    Attributes
+    ----------
+    name : str
+        The file's name without suffix; ``SET/NAME`` where several sets were combined.
+    image : ndarray, (height, width), float32
+        Standardised over the whole image: particles are dark, also in HAADF.
+    class_map : ndarray, (height, width), uint8
+        Index into `classes` for every pixel.
+    classes : tuple of str
+        ("background", "core") or, for a set with shells, ("background", "shell", "core").
+    group : str
+        The source micrograph; images of one group stay on one side of every split.
+    pixel_sha256, mask_sha256 : str
+        Hashes of the raw pixels' values and of the annotation.
+    mode : {"bright_field", "haadf"}
+    source : str or None
+        The source as dataset.yaml gives it; where it is None, `group` was found by comparing pixels.
+    instances : ndarray, (height, width), int32, or None
+        Label image of the cores, where the mask tells particles apart.
+    pixel_size_nm : (float, float) or None
+        Height and width of a pixel.
+    """
+
+    name: str
+    image: np.ndarray = field(repr=False)
+    class_map: np.ndarray = field(repr=False)
+    classes: tuple[str, ...]
+    group: str
+    pixel_sha256: str
+    mask_sha256: str
+    mode: str = "bright_field"
+    source: str | None = None
+    instances: np.ndarray | None = field(default=None, repr=False)
+    pixel_size_nm: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotatedSet:
+    """Annotated images of one or several sets, all with the same classes.
+
+    Attributes
+    ----------
+    name : str
+        The folder's name; joined by ``+`` where several sets were combined.
+    images : tuple of AnnotatedImage
+        Sorted by name.
+    classes : tuple of str
+    sha256 : str
+        Hash over names, pixels, masks and groups: it changes when anything that training sees changes.
+    licence, source, notes : str or None
+        As dataset.yaml says.
+    """
+
+    name: str
+    images: tuple[AnnotatedImage, ...]
+    classes: tuple[str, ...]
+    sha256: str
+    licence: str | None = None
+    source: str | None = None
+    notes: str | None = None
+
+
+def read_annotated_set(folder: str | Path) -> AnnotatedSet:
+    """Read and check an annotated set.
+
+    Parameters
+    ----------
+    folder : path
+        A local folder.
+
+    Returns
+    -------
+    AnnotatedSet
+
+    Raises
+    ------
+    UserError
+        One line with the first faults of `check_annotated_set` and their number.
+    """
+    annotated_set, faults = _read(Path(folder))
+    if annotated_set is None:
+        more = f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
+        raise UserError(
+            f"{shown(folder)}: {len(faults)} fault(s) in this annotated set: "
+            f"{'; '.join(faults[:_FAULTS_SHOWN])}{more}"
+        )
+    return annotated_set
+
+
+def check_annotated_set(folder: str | Path) -> list[str]:
+    """Find what is wrong with an annotated set: pairs, sizes, values, and what dataset.yaml says.
+
+    Parameters
+    ----------
+    folder : path
+        A local folder.
+
+    Returns
+    -------
+    list of str
+        One line a fault, each naming its file and what to do; empty for a set that can be used.
+    """
+    return _read(Path(folder))[1]
+
+
+def combine_sets(sets: Sequence[AnnotatedSet]) -> AnnotatedSet:
+    """Put several sets together; crops that overlap across sets become one group.
+
+    Parameters
+    ----------
+    sets : sequence of AnnotatedSet
+        A single one comes back as it is. Of several, images are renamed ``SET/NAME``. Sources of equal name
+        in different sets' dataset.yaml are one source.
+
+    Returns
+    -------
+    AnnotatedSet
+
+    Raises
+    ------
+    UserError
+        If there is no set, two sets have the same name, or their classes differ.
+    """
+    if not sets:
+        raise UserError("no annotated set was given: name at least one folder below annotated/")
+    if len(sets) == 1:
+        return sets[0]
+    names = [one.name for one in sets]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two annotated sets are named {name}: rename the folder of one")
+    for other in sets[1:]:
+        if other.classes != sets[0].classes:
+            bare, shelled = sorted((sets[0], other), key=lambda one: len(one.classes))
+            raise UserError(
+                f"annotated sets {bare.name} ({', '.join(bare.classes)}) and {shelled.name} "
+                f"({', '.join(shelled.classes)}) differ in their classes: add shells/ to {bare.name}, "
+                "or train them apart"
+            )
+    images = [replace(image, name=f"{one.name}/{image.name}") for one in sets for image in one.images]
+    # What was found within a set needs no second look: found groups enter as if they were given.
+    given = {(one.name, image.source) for one in sets for image in one.images}
+    sources = [
+        image.group if (one.name, image.group) in given else f"{one.name}/{image.group}"
+        for one in sets
+        for image in one.images
+    ]
+    groups = source_groups(
+        [image.name for image in images],
+        [image.image for image in images],
+        sources,
+        [one.name for one in sets for _ in one.images],
+    )
+
+    def joined(texts: list[str | None]) -> str | None:
+        return "; ".join(f"{n}: {text}" for n, text in zip(names, texts, strict=True) if text) or None
+
+    return _annotated_set(
+        "+".join(names),
+        [replace(image, group=group) for image, group in zip(images, groups, strict=True)],
+        sets[0].classes,
+        licence=joined([one.licence for one in sets]),
+        source=joined([one.source for one in sets]),
+        notes=joined([one.notes for one in sets]),
+    )
+
+
+def class_pixel_counts(images: Sequence[AnnotatedImage]) -> np.ndarray:
+    """Count the pixels of each class over images of equal classes.
+
+    Returns
+    -------
+    ndarray of int, (classes,)
+    """
+    return np.sum([np.bincount(i.class_map.ravel(), minlength=len(i.classes)) for i in images], axis=0)
+
+
+@dataclass
+class _Annotation:
+    """One image with its mask as read, before the set's mode and sources are known."""
+
+    name: str
+    pixels: np.ndarray
+    class_map: np.ndarray
+    instances: np.ndarray | None
+    pixel_size_nm: tuple[float, float] | None
+    pixel_sha256: str
+    mask_sha256: str
+
+
+class _Fault(Exception):
+    """What is wrong with one file, without the folder's name."""
+
+
+def _read(folder: Path) -> tuple[AnnotatedSet | None, list[str]]:
+    if not (folder / "images").is_dir() or not (folder / "masks").is_dir():
+        there = "has no folders images/ and masks/" if folder.is_dir() else "does not exist"
+        return None, [f"the folder {there}: an annotated set is images/NAME.* with masks/NAME.*"]
+    faults: list[str] = []
+    description = DatasetDescription()
+    try:
+        description = _read_description(folder / DATASET_YAML)
+    except _Fault as fault:
+        faults.append(f"{DATASET_YAML}: {fault}")
+    files: dict[str, dict[str, Path]] = {}
+    for kind in ("images", "masks", "shells"):
+        files[kind], doubled = _files_by_name(folder, kind)
+        faults += doubled
+    has_shells = (folder / "shells").is_dir()
+    annotation_kinds = ("masks", "shells") if has_shells else ("masks",)
+    faults += _missing_pairs(files, annotation_kinds)
+    faults += [
+        f"{DATASET_YAML}: groups names {shown(name)!r}, which is no image of images/: correct or remove it"
+        for name in description.groups
+        if name not in files["images"]
+    ]
+    annotations = []
+    for name in sorted(set(files["images"]).intersection(*(files[kind] for kind in annotation_kinds))):
+        try:
+            annotations.append(
+                _read_annotation(name, {k: files[k][name] for k in ("images", *annotation_kinds)})
+            )
+        except _Fault as fault:
+            faults.append(str(fault))
+    if not files["images"]:
+        faults.append(
+            "images/ is empty: put micrographs there and their masks, of the same names, into masks/"
+        )
+    if faults:
+        return None, faults
+    classes = SHELL_CLASSES if has_shells else CORE_CLASSES
+    return _assemble(shown(folder.resolve().name), annotations, classes, description), []
+
+
+def _files_by_name(folder: Path, kind: str) -> tuple[dict[str, Path], list[str]]:
+    """Files of a folder by name without suffix, and a fault for each name that stands there twice."""
+    if not (folder / kind).is_dir():
+        return {}, []
+    try:
+        files = sorted(
+            file
+            for file in (folder / kind).iterdir()
+            if not file.name.startswith(".") and file.name.lower() not in _NO_IMAGES and not file.is_dir()
+        )
+    except OSError as error:
+        return {}, [f"{kind}/: the folder cannot be listed ({error.strerror})"]
+    by_name: dict[str, Path] = {}
+    faults = []
+    for file in [file for group in group_acquisitions(files) for file in group]:
+        if file.stem in by_name:
+            faults.append(
+                f"{kind}/{shown(file.name)}: {shown(by_name[file.stem].name)} has the same name: keep one"
+            )
+        else:
+            by_name[file.stem] = file
+    return by_name, faults
+
+
+def _missing_pairs(files: dict[str, dict[str, Path]], annotation_kinds: Sequence[str]) -> list[str]:
+    faults = []
+    for kind in annotation_kinds:
+        faults += [
+            f"images/{shown(file.name)}: has no {kind}/{shown(name)}.png (or .tif): "
+            "add it, all 0 if nothing is to be seen there"
+            for name, file in files["images"].items()
+            if name not in files[kind]
+        ]
+        faults += [
+            f"{kind}/{shown(file.name)}: has no image of that name in images/: add the image or remove this"
+            for name, file in files[kind].items()
+            if name not in files["images"]
+        ]
+    return faults
+
+
+def _read_annotation(name: str, files: dict[str, Path]) -> _Annotation:
+    image, pixel_size_nm = _read_image(files["images"], "images", measurable_only=True)
+    core, instances = _read_mask(files["masks"], "masks", image.shape)
+    class_map = core.astype(np.uint8)
+    if "shells" in files:
+        whole, _ = _read_mask(files["shells"], "shells", image.shape)
+        outside = np.count_nonzero(core & ~whole)
+        if outside > np.count_nonzero(core) / 2:
+            raise _Fault(
+                f"shells/{shown(files['shells'].name)}: most of the cores lie outside: draw whole particles, "
+                "core and shell together"
+            )
+        class_map = np.where(core, np.uint8(2), whole.astype(np.uint8))
+    digest = hashlib.sha256(np.array(image.shape, dtype="<i8").tobytes() + class_map.tobytes())
+    if instances is not None:
+        digest.update(instances.astype("<i4").tobytes())
+    return _Annotation(
+        name=name,
+        pixels=image,
+        class_map=class_map,
+        instances=instances,
+        pixel_size_nm=pixel_size_nm,
+        pixel_sha256=pixel_sha256(image),
+        mask_sha256=digest.hexdigest(),
+    )
+
+
+def pixel_sha256(image: np.ndarray) -> str:
+    """Hash the values of an image, not their bytes: the same pixels in another file type hash alike.
+
+    Parameters
+    ----------
+    image : ndarray, (height, width)
+
+    Returns
+    -------
+    str
+        SHA-256 over the shape as little-endian int64 and the pixels as little-endian float32, the same that
+        a session's manifest has.
+    """
+    digest = hashlib.sha256(np.array(image.shape, dtype="<i8").tobytes())
+    with np.errstate(over="ignore"):
+        digest.update(np.ascontiguousarray(image, dtype="<f4").tobytes())
+    return digest.hexdigest()
+
+
+def _read_image(
+    file: Path, kind: str, *, measurable_only: bool
+) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """Read the one image that a file holds; a mask may be blank, a micrograph may not."""
+    try:
+        micrographs = read_micrographs(file, measurable_only=measurable_only)
+    except MicrographError as error:
+        raise _Fault(f"{kind}/{shown(file.name)}: {error.reason}") from error
+    if len(micrographs) != 1:
+        raise _Fault(
+            f"{kind}/{shown(file.name)}: it holds {len(micrographs)} images: save each as its own file"
+        )
+    return micrographs[0].image, micrographs[0].pixel_size_nm
+
+
+def _read_mask(file: Path, kind: str, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read a mask as foreground, and as label image where it tells particles apart."""
+    where = f"{kind}/{shown(file.name)}"
+    if file.suffix.lower() not in MASK_SUFFIXES:
+        raise _Fault(f"{where}: a mask is a {', '.join(MASK_SUFFIXES)} file: export it as one")
+    mask, _ = _read_image(file, kind, measurable_only=False)
+    if mask.shape != shape:
+        raise _Fault(
+            f"{where}: the mask is {mask.shape[0]}x{mask.shape[1]} px and its image {shape[0]}x{shape[1]} px "
+            "(height x width): they must agree"
+        )
+    if file.suffix.lower() in (".jpg", ".jpeg"):
+        # Compression smears a drawn mask, so labels can't be told from it, but dark from bright can.
+        unclear = np.mean((mask >= 64) & (mask < 192))
+        if unclear > 0.05:
+            raise _Fault(f"{where}: JPEG has blurred its values: save the mask as PNG")
+        return mask >= 128, None
+    values = np.unique(mask)
+    if np.any(values < 0) or np.any(values != np.floor(values)) or values[-1] > np.iinfo(np.int32).max:
+        raise _Fault(
+            f"{where}: a mask holds whole numbers from 0 on, not {values[0]:g} … {values[-1]:g}: {_CODING}"
+        )
+    labels = values[values > 0]
+    foreground = mask > 0
+    if len(labels) == 0 or (len(labels) == 1 and labels[0] in (1, 255)):
+        return foreground, None
+    if len(labels) == 1:
+        raise _Fault(f"{where}: its only values are {', '.join(f'{v:g}' for v in values)}: {_CODING}")
+    instances = mask.astype(np.int32)
+    _check_instances(where, instances, len(labels))
+    return foreground, instances
+
+
+_CODING = "use 0 for background and 255 for particles, or 1, 2, 3 … for one particle each"
+
+
+def _check_instances(where: str, instances: np.ndarray, count: int) -> None:
+    from skimage.measure import label
+
+    # A mask that codes classes has few values, each on many particles.
+    pieces = int(label(instances, connectivity=2).max())
+    if pieces >= 4 * count:
+        raise _Fault(
+            f"{where}: its {count} labels lie in {pieces} pieces, so they seem to code classes: "
+            "give each particle its own label, or use 255 for all cores, and put whole particles into shells/"
+        )
+
+
+def _read_description(path: Path) -> DatasetDescription:
+    if not path.exists() and not path.is_symlink():
+        return DatasetDescription()
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_YAML_BYTES + 1)
+    except OSError as error:
+        raise _Fault(f"it cannot be read ({error.strerror}): give this account the right to") from error
+    if len(content) > MAX_YAML_BYTES:
+        raise _Fault(f"it is larger than {MAX_YAML_BYTES // 1024} kB: keep only the set's description")
+    try:
+        values = _plain_mapping(content.decode("utf-8-sig"))
+        return DatasetDescription.model_validate(values)
+    except UnicodeDecodeError as error:
+        raise _Fault(f"it is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or "it is no YAML"
+        raise _Fault(f"{line}{problem}: write one 'key: value' a line") from error
+    except ValidationError as error:
+        raise _Fault(_in_one_line(error)) from error
+    except ValueError as error:
+        raise _Fault(str(error)) from error
+
+
+def _plain_mapping(text: str) -> dict[str, Any]:
+    """Parse a mapping; every scalar stays text, so that an image 007 or 2026-11-22 keeps its name."""
+    depth = 0
+    # Looked at one by one first, events cost neither recursion nor what aliases would multiply.
+    for event in yaml.parse(text, Loader=yaml.BaseLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("aliases (*name) are not allowed: write the value itself")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > 3:
+            raise ValueError("it is nested too deeply: write one 'key: value' a line")
+    node = yaml.compose(text, Loader=yaml.BaseLoader)
+    if node is None:
+        return {}
+    mappings = [node, *(value for _, value in node.value)] if isinstance(node, yaml.MappingNode) else [None]
+    for mapping in mappings:
+        if mapping is None:
+            raise ValueError("it holds no 'key: value' lines")
+        keys: set[str] = set()
+        for key, _ in mapping.value if isinstance(mapping, yaml.MappingNode) else ():
+            if str(key.value) in keys:
+                raise ValueError(f"{str(key.value)[:40]!r} stands in it twice: keep one")
+            keys.add(str(key.value))
+    loaded = yaml.load(text, Loader=yaml.BaseLoader)
+    # A key with nothing behind it, as templates have them, means its default.
+    return {key: value for key, value in loaded.items() if value not in ("", "~", "null")}
+
+
+def _in_one_line(error: ValidationError) -> str:
+    known = ", ".join(DatasetDescription.model_fields)
+    lines: dict[str, str] = {}
+    for item in error.errors(include_url=False):
+        name = ".".join(str(part)[:40] for part in item["loc"]) or "it"
+        if item["type"] == "extra_forbidden":
+            lines[name] = f"{name!r} is unknown, use {known}"
+        else:
+            lines.setdefault(name, f"{name} {str(item['input'])[:40]!r}: {item['msg']}")
+    return shown("; ".join(list(lines.values())[:3]))
+
+
+def _assemble(
+    set_name: str,
+    annotations: Sequence[_Annotation],
+    classes: tuple[str, ...],
+    description: DatasetDescription,
+) -> AnnotatedSet:
+    mode = description.mode or _annotated_mode(annotations)
+    images = [standardise(annotation.pixels, mode) for annotation in annotations]
+    names = [shown(annotation.name) for annotation in annotations]
+    sources = [description.groups.get(annotation.name) for annotation in annotations]
+    groups = source_groups(names, images, sources)
+    stated_nm = description.pixel_size_nm
+    return _annotated_set(
+        set_name,
+        [
+            AnnotatedImage(
+                name=name,
+                image=image,
+                class_map=annotation.class_map,
+                classes=classes,
+                group=group,
+                pixel_sha256=annotation.pixel_sha256,
+                mask_sha256=annotation.mask_sha256,
+                mode=mode,
+                source=source,
+                instances=annotation.instances,
+                pixel_size_nm=annotation.pixel_size_nm or ((stated_nm, stated_nm) if stated_nm else None),
+            )
+            for name, image, annotation, source, group in zip(
+                names, images, annotations, sources, groups, strict=True
+            )
+        ],
+        classes,
+        licence=description.licence,
+        source=description.source,
+        notes=description.notes,
+    )
+
+
+def _annotated_mode(annotations: Sequence[_Annotation]) -> str:
+    """Tell the mode of a set by its particles: in most images darker than the rest, or brighter."""
+    balance = 0.0
+    for annotation in annotations:
+        core = annotation.class_map == annotation.class_map.max()
+        if annotation.class_map.any() and (annotation.class_map == 0).any():
+            background = annotation.pixels[annotation.class_map == 0]
+            balance += np.sign(float(np.median(annotation.pixels[core])) - float(np.median(background)))
+    return "haadf" if balance > 0 else "bright_field"
+
+
+def _annotated_set(
+    name: str, images: list[AnnotatedImage], classes: tuple[str, ...], **described: str | None
+) -> AnnotatedSet:
+    images = sorted(images, key=lambda image: image.name)
+    digest = hashlib.sha256("\0".join(classes).encode())
+    for image in images:
+        row = (image.name, image.pixel_sha256, image.mask_sha256, image.mode, image.group)
+        digest.update("\0".join(("", *row)).encode())
+    return AnnotatedSet(name, tuple(images), classes, digest.hexdigest(), **described)
