@@ -1,0 +1,78 @@
+"""Annotated images with their split as one table: what every training step reads, whatever the sets become."""
+
+import io
+from collections.abc import Sequence
+
+import imageio.v3 as iio
+import numpy as np
+import pandas as pd
+
+from tem_pipeline.annotation.augmentation import decode_image, encode_image
+from tem_pipeline.annotation.datasets import AnnotatedImage, AnnotatedSet
+from tem_pipeline.errors import UserError
+
+
+def to_catalogue(annotated: AnnotatedSet, parts: Sequence[str], split_seed: int) -> pd.DataFrame:
+    """Lay images, class maps and the split into a table.
+
+    Parameters
+    ----------
+    annotated : AnnotatedSet
+    parts : sequence of str
+        training, validation or test for every image.
+    split_seed : int
+        That the split was made with.
+
+    Returns
+    -------
+    DataFrame
+        One row an image; pixels as 16-bit PNG of the standardised image, class maps as 8-bit PNG.
+    """
+    rows = [
+        {
+            "dataset_hash": annotated.sha256,
+            "split_seed": split_seed,
+            "set_name": annotated.name,
+            "name": image.name,
+            "group": image.group,
+            "part": part,
+            "pixel_sha256": image.pixel_sha256,
+            "mask_sha256": image.mask_sha256,
+            "mode": image.mode,
+            "height_px": image.image.shape[0],
+            "width_px": image.image.shape[1],
+            "pixel_size_nm": list(image.pixel_size_nm) if image.pixel_size_nm else None,
+            "classes": list(image.classes),
+            "image_png": encode_image(image.image),
+            "class_map_png": iio.imwrite("<bytes>", image.class_map, extension=".png"),
+        }
+        for image, part in zip(annotated.images, parts, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def from_catalogue(catalogue: pd.DataFrame, part: str) -> list[AnnotatedImage]:
+    """Give the images of one part of the split.
+
+    Raises
+    ------
+    UserError
+        When the part is empty.
+    """
+    chosen = catalogue[catalogue["part"] == part]
+    if chosen.empty:
+        raise UserError(f"the annotated images hold no {part} image: materialise annotated_images again")
+    return [
+        AnnotatedImage(
+            name=row["name"],
+            image=decode_image(row["image_png"]),
+            class_map=np.asarray(iio.imread(io.BytesIO(row["class_map_png"]), extension=".png"), np.uint8),
+            classes=tuple(row["classes"]),
+            group=row["group"],
+            pixel_sha256=row["pixel_sha256"],
+            mask_sha256=row["mask_sha256"],
+            mode=row["mode"],
+            pixel_size_nm=None if row["pixel_size_nm"] is None else tuple(row["pixel_size_nm"]),
+        )
+        for row in chosen.to_dict("records")
+    ]
