@@ -28,8 +28,8 @@ _CROFTON = (np.pi / 4) * np.array(
     [0, 1 + 1 / _S, 1 / _S, _S, 0, 1 + 1 / _S, 0, 1 / _S, 1, 2, 1 / _S, 1 / _S, 1, 2, 0, 0]
 )
 
-# The local background: pixels further than this from every particle, in the particle's bounding box widened by
-# a quarter of its diameter, at least by the ring.
+# The local background: pixels further than this from every particle, in the particle's bounding box widened
+# by a quarter of its diameter, at least by the ring.
 _GUARD_PX = 1
 _MINIMUM_RING_PX = 3
 
@@ -59,7 +59,8 @@ def measure_particles(
     image : ndarray, (height, width), optional
         The micrograph as recorded; without it the intensity columns are NaN.
     core_probability : ndarray, (height, width), optional
-        Foreground probability 0 … 1; without it `confidence` is NaN.
+        Foreground probability: 0 … 1, or integers, which stand for shares of their type's largest number
+        (uint8: 0 … 255). Without it `confidence` is NaN.
     pixel_size_nm : float, optional
         Side of a square pixel; without it every nm column is NaN.
 
@@ -72,14 +73,14 @@ def measure_particles(
         area S : number of pixels.
         equivalent diameter : 2 √(S / π), equation (7) of Liu et al. 2021, doi 10.19651/j.cnki.emt.2106310.
         perimeter P : Crofton's formula in four directions (Ohser & Mücklich, *Statistical Analysis of
-            Microstructures*, 2000), equal to `skimage.measure.perimeter_crofton`; the rims of holes count. It
-            is 5.9 % short on large axis-parallel squares.
+            Microstructures*, 2000), equal to `skimage.measure.perimeter_crofton`; the rims of holes count. On
+            axis-parallel squares it is short: by 10.7 % at 5 px, 5.9 % at 40 px, 5.2 % in the limit.
         circularity : 4 π S / P² as computed; over 1 is a discretisation effect of tiny particles.
         roundness : 4 S / (π F_max²).
         Feret diameters : largest and smallest distance of two parallel tangents to the particle, each pixel
             taken as the octagon with vertices (±0.5, 0), (0, ±0.5), (±0.305, ±0.305). Tangents at the pixels'
-            corners make discs of 5 px 17 % too long, those at the midpoints of their sides squares of 5 px 9 %
-            too short; 0.305 leaves both within 8 %. Axis-parallel widths are exact. The smallest Feret may be
+            corners make discs of 5 px 17 % too long, those at their sides' midpoints squares of 5 px 9 % too
+            short; 0.305 leaves both within 8 %. Axis-parallel widths are exact. The smallest Feret may be
             a pixel short: the rim of a disc can fall between two rows.
         aspect ratio : F_min / F_max, so it doesn't depend on how the particle lies.
         solidity : S / number of pixel centres within the convex hull of the particle's pixel centres (Pick's
@@ -159,7 +160,9 @@ def measure_particles(
         columns["contrast"] = (mean - usable) / usable
     if core_probability is not None:
         sums, _ = _sum_runs(labels, core_probability, raster)
-        columns["confidence"] = _reduce(np.add, sums[order], first) / area
+        integers = np.issubdtype(core_probability.dtype, np.integer)
+        certain = np.iinfo(core_probability.dtype).max if integers else 1
+        columns["confidence"] = _reduce(np.add, sums[order], first) / area / certain
 
     scale = np.nan if pixel_size_nm is None else float(pixel_size_nm)
     columns["area_nm2"] = area * scale**2

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.particles.schema import PARTICLE_SCHEMA, SIZE_DISTRIBUTION_SCHEMA
-from tem_pipeline.storage import TABLE_FILE, atomic_path
+from tem_pipeline.storage import TABLE_FILE, AnyPath, atomic_path
 
 # Views that exist before their first file does.
 _KNOWN_SCHEMAS = {"particle_table": PARTICLE_SCHEMA, "size_distributions": SIZE_DISTRIBUTION_SCHEMA}
@@ -36,12 +36,12 @@ _TABLE_FUNCTIONS = {"range", "generate_series", "unnest", "repeat", "repeat_row"
 _EXCEL_ROWS, _EXCEL_TEXT = 1_048_576, 32_767
 
 
-def connect(lake: Path) -> duckdb.DuckDBPyConnection:
+def connect(lake: AnyPath) -> duckdb.DuckDBPyConnection:
     """Open the lake's tables as views of an in-memory database that can neither write nor read anything else.
 
     Parameters
     ----------
-    lake : Path
+    lake : path
         Folder with ASSET/session=SESSION/part-0.parquet, ASSET/part-0.parquet, and the same below analysis/
         and training/. Files of one asset are united by column name, so old ones stay readable beside new
         ones; the folder's key is the text column `session`. Assets of known schema can be asked, and are
@@ -68,19 +68,22 @@ def connect(lake: Path) -> duckdb.DuckDBPyConnection:
     try:
         if getattr(lake, "protocol", "") in ("", "file"):
             lake = Path(str(lake)).absolute()
+            roots = {str(lake)}
         else:
-            connection.register_filesystem(lake.fs)  # type: ignore[attr-defined]
-        root = str(lake)
+            store: Any = lake
+            connection.register_filesystem(store.fs)
+            roots = {str(lake), f"{store.protocol}://{store.path}"}
         views = dict(_find_tables(lake))
         for name, pattern in views.items():
             _create_view(connection, name, pattern)
         for name, schema in _KNOWN_SCHEMAS.items():
             if name not in views:
                 empty = schema.append(pa.field("session", pa.string())).empty_table()
-                connection.register(f"{name} (no files)", empty)
-                connection.execute(f"CREATE VIEW {_name(name)} AS FROM {_name(name + ' (no files)')}")
+                connection.register("empty", empty)
+                connection.execute(f"CREATE TABLE {_name(name)} AS FROM empty")
+                connection.unregister("empty")
         # A pattern is compared as it is written, so a root with glob characters is allowed in both spellings.
-        allowed = ", ".join(_text(spelling) for spelling in (root, glob.escape(root)))
+        allowed = ", ".join(_text(root) for root in sorted(roots | {glob.escape(root) for root in roots}))
         connection.execute(f"SET allowed_directories = [{allowed}]")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
@@ -90,7 +93,7 @@ def connect(lake: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _find_tables(lake: Path) -> Iterator[tuple[str, str]]:
+def _find_tables(lake: AnyPath) -> Iterator[tuple[str, str]]:
     """Give each asset's name and the pattern of its files."""
     folders = [folder for folder in _folders(lake) if folder.name not in _GROUPS]
     for group in _GROUPS:
@@ -103,7 +106,7 @@ def _find_tables(lake: Path) -> Iterator[tuple[str, str]]:
             yield folder.name, f"{escaped}/{TABLE_FILE}"
 
 
-def _folders(parent: Path) -> list[Path]:
+def _folders(parent: AnyPath) -> list[AnyPath]:
     if not parent.is_dir():
         return []
     return sorted(
@@ -125,7 +128,7 @@ def _create_view(connection: duckdb.DuckDBPyConnection, name: str, pattern: str)
         ) from error
 
 
-def run_query(lake: Path, sql: str) -> pa.Table:
+def run_query(lake: AnyPath, sql: str) -> pa.Table:
     """Answer one SELECT-like statement over the lake's tables.
 
     SELECT, FROM, WITH, VALUES, SHOW, DESCRIBE and SUMMARIZE are answered; anything that writes, loads,
@@ -133,7 +136,7 @@ def run_query(lake: Path, sql: str) -> pa.Table:
 
     Parameters
     ----------
-    lake : Path
+    lake : path
     sql : str
 
     Returns

@@ -1,0 +1,175 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tem_pipeline.particles.distributions import histogram_edges, size_distributions
+from tem_pipeline.particles.schema import PARTICLE_SCHEMA, SIZE_DISTRIBUTION_SCHEMA, conform
+from tem_pipeline_tests.particles.tables import discs, manifest_row, particle_table
+
+STATISTICS = ["mean", "standard_deviation", "median", "minimum", "maximum"]
+NO_VERDICTS = pd.DataFrame({"image_id": [], "image_quality": []})
+EMPTY = discs([])[:, :0].reshape(0, 0)
+
+
+def summary(
+    tables: list[pd.DataFrame], manifest: list[dict], quality: pd.DataFrame = NO_VERDICTS
+) -> pd.DataFrame:
+    particles = (
+        pd.concat(tables, ignore_index=True)
+        if tables
+        else conform(particle_table(discs([8]))[:0], PARTICLE_SCHEMA).to_pandas()
+    )
+    columns = list(manifest_row("x", np.zeros((1, 1))))
+    return size_distributions(particles, pd.DataFrame(manifest, columns=columns), quality, "20261122", "Pt-3")
+
+
+def of(result: pd.DataFrame, measurand: str = "equivalent_diameter", unit: str = "nm") -> pd.Series:
+    rows = result[(result.measurand == measurand) & (result.unit == unit)]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def test_statistics_are_those_of_the_whole_particles():
+    labels = discs([8, 12, 20, 14])
+    labels[0:5, 0:6] = 9
+    table = particle_table(labels)
+    result = summary([table], [manifest_row("image_0", labels)])
+    assert len(result) == 2
+    for measurand in ("equivalent_diameter", "perimeter"):
+        row, values = of(result, measurand), table[f"{measurand}_nm"][~table.touches_edge]
+        assert (row.n_counted, row.n_excluded_edge, row.n_images, row.n_images_with_particles) == (4, 1, 1, 1)
+        expected = [values.mean(), values.std(ddof=1), values.median(), values.min(), values.max()]
+        assert row[STATISTICS].astype(float).tolist() == pytest.approx(expected)
+        assert np.sum(row.histogram_counts) == 4
+        assert row.histogram_edges[0] <= values.min() < values.max() <= row.histogram_edges[-1]
+    row = of(result)
+    assert row.imaged_area_um2 == pytest.approx(labels.size * 0.01e-6)
+    assert row.particles_per_um2 == pytest.approx(table.edge_weight.sum() / row.imaged_area_um2)
+
+
+def test_each_image_keeps_its_own_scale():
+    fine, coarse = discs([20]), discs([10])
+    tables = [particle_table(fine, "a", 0.1), particle_table(coarse, "b", 0.2)]
+    result = summary(tables, [manifest_row("a", fine, 0.1), manifest_row("b", coarse, 0.2)])
+    assert of(result).minimum == pytest.approx(2.0, rel=0.03)
+    assert of(result).maximum == pytest.approx(2.0, rel=0.03)
+
+
+def test_images_to_be_reviewed_are_left_out_and_counted():
+    a, b = discs([8, 12]), discs([20])
+    quality = pd.DataFrame({"image_id": ["a", "b"], "image_quality": ["good", "review"]})
+    tables = [particle_table(a, "a"), particle_table(b, "b", image_quality="review")]
+    manifest = [manifest_row("a", a), manifest_row("b", b)]
+    row = of(summary(tables, manifest, quality))
+    alone = of(summary(tables[:1], manifest[:1]))
+    assert (row.n_images, row.n_review_images, row.n_counted) == (1, 1, 2)
+    assert row[STATISTICS].tolist() == alone[STATISTICS].tolist()
+    assert row.particles_per_um2 == alone.particles_per_um2
+
+
+def test_uncalibrated_images_give_rows_in_px_and_nothing_in_nm():
+    labels = discs([8, 12])
+    table = particle_table(labels, pixel_size_nm=None)
+    result = summary([table], [manifest_row("image_0", labels, None)])
+    assert set(result.unit) == {"px"}
+    row = of(result, unit="px")
+    assert row["mean"] == pytest.approx(table.equivalent_diameter_px.mean())
+    assert pd.isna(row.imaged_area_um2)
+    assert pd.isna(row.particles_per_um2)
+    assert "calibration is missing for 1 of 1 images" in row.calibration_note
+
+
+def test_a_session_of_both_keeps_nm_and_px_apart_and_says_so():
+    labels, other = discs([8, 12]), discs([20])
+    tables = [particle_table(labels, "a"), particle_table(other, "b", None)]
+    result = summary(tables, [manifest_row("a", labels), manifest_row("b", other, None)])
+    assert len(result) == 4
+    nm, px = of(result), of(result, unit="px")
+    assert (nm.n_images, nm.n_counted, px.n_images, px.n_counted) == (1, 2, 1, 1)
+    assert nm.maximum == pytest.approx(tables[0].equivalent_diameter_nm.max())
+    assert "1 of 2 images have no calibration" in nm.calibration_note
+
+
+def test_an_image_without_particles_changes_images_area_and_density_only():
+    labels, nothing = discs([8, 12, 20]), np.zeros((50, 70), np.uint16)
+    table = particle_table(labels, "a")
+    manifest = [manifest_row("a", labels), manifest_row("b", nothing)]
+    before, after = (
+        of(summary([table], rows).fillna({"calibration_note": ""})) for rows in (manifest[:1], manifest)
+    )
+    changed = {name for name in before.index if not np.array_equal(before[name], after[name])}
+    assert changed == {"n_images", "n_fields", "imaged_area_um2", "particles_per_um2"}
+    assert after.particles_per_um2 * after.imaged_area_um2 == pytest.approx(
+        before.particles_per_um2 * before.imaged_area_um2
+    )
+
+
+def test_repeating_every_image_leaves_mean_median_and_density_as_they_are():
+    labels = discs([8, 12, 20, 9])
+    once = of(summary([particle_table(labels, "a")], [manifest_row("a", labels)]))
+    tables = [particle_table(labels, image) for image in "abc"]
+    thrice = of(summary(tables, [manifest_row(image, labels) for image in "abc"]))
+    for name in ("mean", "median", "minimum", "maximum", "particles_per_um2"):
+        assert thrice[name] == pytest.approx(once[name])
+    assert thrice.n_counted == 3 * once.n_counted
+
+
+def test_images_of_one_acquisition_are_one_field_and_refused_images_none():
+    labels = discs([8])
+    tables = [particle_table(labels, "a", field_id="f"), particle_table(labels, "b", field_id="f")]
+    manifest = [
+        manifest_row("a", labels, field_id="f"),
+        manifest_row("b", labels, field_id="f"),
+        manifest_row("c", labels, status="duplicate"),
+        manifest_row("d", labels, None, status="refused"),
+    ]
+    result = summary(tables, manifest)
+    assert set(result.unit) == {"nm"}
+    row = of(result)
+    assert (row.n_images, row.n_fields, row.n_counted) == (2, 1, 2)
+
+
+@pytest.mark.parametrize("manifest", [[], [manifest_row("a", np.zeros((9, 9)), None, status="refused")]])
+def test_a_session_without_a_measured_image_gives_zero_counts_and_no_statistics(manifest):
+    result = summary([], manifest)
+    assert result.measurand.tolist() == ["equivalent_diameter", "perimeter"]
+    assert set(result.unit) == {"nm"}
+    assert (result[["n_images", "n_fields", "n_counted", "n_excluded_edge"]] == 0).all(axis=None)
+    assert result[STATISTICS].isna().all(axis=None)
+    assert all(
+        len(edges) == len(counts) == 0
+        for edges, counts in zip(*result[["histogram_edges", "histogram_counts"]].to_numpy().T, strict=True)
+    )
+    conform(result, SIZE_DISTRIBUTION_SCHEMA)
+
+
+def test_one_particle_has_a_mean_and_no_standard_deviation():
+    labels = discs([12])
+    row = of(summary([particle_table(labels)], [manifest_row("image_0", labels)]))
+    assert pd.notna(row["mean"])
+    assert pd.isna(row.standard_deviation)
+    assert list(row.histogram_counts) == [1]
+
+
+finite = st.floats(1e-4, 1e5)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(finite, min_size=1, max_size=200))
+def test_every_value_falls_into_the_histogram(values):
+    edges = histogram_edges(np.array(values))
+    assert (np.diff(edges) > 0).all()
+    assert np.histogram(values, edges)[0].sum() == len(values)
+    assert 1 <= len(edges) - 1 <= 62
+
+
+def test_histogram_bins_are_round_and_about_as_wide_as_freedman_and_diaconis_say():
+    values = np.random.default_rng(0).normal(1.85, 0.26, 900)
+    edges = histogram_edges(values)
+    advised = 2 * np.subtract(*np.percentile(values, (75, 25))) / 900 ** (1 / 3)
+    width = np.diff(edges).mean()
+    assert advised / 2 <= width <= 2 * advised
+    assert width == pytest.approx(0.1) or width == pytest.approx(0.05)
+    assert np.allclose(edges / width, np.round(edges / width))

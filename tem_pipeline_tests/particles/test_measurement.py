@@ -1,0 +1,387 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from scipy.spatial import ConvexHull, Delaunay, QhullError
+from skimage.measure import perimeter_crofton, regionprops_table
+
+from tem_pipeline.errors import UserError
+from tem_pipeline.particles import measurement
+from tem_pipeline.particles.measurement import measure_particles
+from tem_pipeline.particles.schema import MEASURED_FIELDS, NM_COLUMNS
+from tem_pipeline_tests.particles.shapes import OFFSETS, block, disc, ellipse, rectangle, ring
+
+LENGTHS = ["equivalent_diameter", "perimeter", "feret_max", "feret_min"]
+PLACES = {"centroid_y", "centroid_x", "bbox_top", "bbox_left", "bbox_bottom", "bbox_right"}
+
+
+def blobs(
+    seed: int, shape: tuple[int, int] = (150, 130), sigma: float = 2.5, level: float = 0.6
+) -> np.ndarray:
+    """Particles of every form, with holes, at the frame, down to single pixels."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), sigma)
+    labels, _ = ndimage.label(noise > level * noise.std())
+    return labels
+
+
+def one(labels: np.ndarray, **options) -> pd.Series:
+    table = measure_particles(labels, **options)
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+# Shapes of known size
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize(
+    ("diameter", "ceiling_d", "ceiling_p", "ceiling_f"),
+    [(5, 0.043, 0.055, 0.08), (8, 0.033, 0.045, 0.12), (12, 0.018, 0.020, 0.08), (20, 0.008, 0.018, 0.08)],
+)
+def test_discs_stay_under_the_specified_ceilings(diameter, ceiling_d, ceiling_p, ceiling_f, offset):
+    found = one(disc(diameter, offset))
+    assert abs(found.equivalent_diameter_px / diameter - 1) <= ceiling_d + 5e-4
+    assert abs(found.perimeter_px / (np.pi * diameter) - 1) <= ceiling_p + 5e-4
+    assert abs(found.feret_max_px / diameter - 1) <= ceiling_f
+    assert abs(found.feret_min_px - diameter) <= 1
+    assert found.solidity == 1
+    assert found.aspect_ratio >= (0.74 if diameter == 5 else 0.8)
+    assert found.eccentricity < (0.6 if diameter == 5 else 0.46)
+
+
+@pytest.mark.parametrize("offset", [(0.0, 0.0), (0.5, 0.5)])
+@pytest.mark.parametrize(("diameter", "ceiling"), [(5, 0.106), (8, 0.05), (12, 0.044), (20, 0.038)])
+def test_discs_on_points_of_symmetry_stay_under_ceilings_of_their_own(diameter, ceiling, offset):
+    found = one(disc(diameter, offset))
+    assert abs(found.equivalent_diameter_px / diameter - 1) <= ceiling
+    assert abs(found.perimeter_px / (np.pi * diameter) - 1) <= ceiling
+    assert abs(found.feret_max_px / diameter - 1) <= 0.125
+
+
+@pytest.mark.parametrize("offset", OFFSETS[::3])
+@pytest.mark.parametrize("angle", np.deg2rad([0, 20, 45, 70, 90, 130]))
+@pytest.mark.parametrize(("major", "minor"), [(12, 8), (20, 8), (20, 12), (40, 16)])
+def test_ellipses_have_their_axes_angle_and_area(major, minor, angle, offset):
+    found = one(ellipse(major, minor, angle, offset))
+    assert abs(found.equivalent_diameter_px / np.sqrt(major * minor) - 1) <= 0.033
+    assert abs(found.feret_max_px - major) <= 0.08 * major
+    assert abs(found.feret_min_px - minor) <= 1
+    assert abs(found.eccentricity - np.sqrt(1 - (minor / major) ** 2)) <= 0.04
+    turn = (found.orientation_rad - angle) % np.pi
+    assert min(turn, np.pi - turn) <= np.deg2rad(6)
+    a, b = major / 2, minor / 2
+    h = ((a - b) / (a + b)) ** 2
+    ramanujan = np.pi * (a + b) * (1 + 3 * h / (10 + np.sqrt(4 - 3 * h)))
+    assert abs(found.perimeter_px / ramanujan - 1) <= 0.07
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 5), (5, 8), (12, 8), (20, 20), (40, 10)])
+def test_axis_parallel_rectangles_are_exact_but_for_corners(height, width):
+    found = one(block(height, width))
+    assert found.area_px == height * width
+    assert found.feret_min_px == pytest.approx(min(height, width))
+    assert found.feret_max_px == pytest.approx(np.hypot(height, width), rel=0.08)
+    assert found.feret_max_px <= np.hypot(height, width)
+    assert found.solidity == 1
+
+
+@pytest.mark.parametrize(("side", "bias"), [(5, -0.107), (40, -0.059), (1000, -0.052)])
+def test_crofton_is_short_on_axis_parallel_squares_by_what_the_documentation_says(side, bias):
+    assert one(block(side, side)).perimeter_px / (4 * side) - 1 == pytest.approx(bias, abs=5e-4)
+
+
+@pytest.mark.parametrize("angle", np.deg2rad([15, 30, 45, 60]))
+def test_turned_rectangles_keep_their_size(angle):
+    found = one(rectangle(24, 10, angle, (0.3, 0.2)))
+    assert found.equivalent_diameter_px == pytest.approx(2 * np.sqrt(240 / np.pi), rel=0.033)
+    assert found.feret_max_px == pytest.approx(26, rel=0.08)
+    assert found.feret_min_px == pytest.approx(10, abs=1)
+    assert found.perimeter_px == pytest.approx(68, rel=0.07)
+
+
+@pytest.mark.parametrize("offset", OFFSETS[::2])
+def test_a_ring_has_both_rims_in_its_perimeter_and_its_hole_in_its_solidity(offset):
+    found = one(ring(20, 10, offset))
+    assert found.equivalent_diameter_px == pytest.approx(np.sqrt(300), rel=0.02)
+    assert found.perimeter_px == pytest.approx(30 * np.pi, rel=0.045)
+    assert found.feret_max_px == pytest.approx(20, rel=0.08)
+    assert found.solidity == pytest.approx(0.75, rel=0.04)
+    assert found.eccentricity < 0.3
+
+
+def test_a_single_pixel_and_a_line_are_measured():
+    labels = np.zeros((9, 9), np.uint16)
+    labels[1, 1] = 1
+    labels[4, 2:8] = 2
+    point, line = measure_particles(labels).itertuples()
+    assert (point.area_px, point.solidity, point.eccentricity) == (1, 1, 0)
+    assert point.feret_max_px == pytest.approx(1)
+    assert 0.8 < point.feret_min_px <= 1
+    assert line.feret_min_px == pytest.approx(1)
+    assert line.feret_max_px == pytest.approx(6)
+    assert (line.solidity, line.eccentricity) == (1, 1)
+    assert np.isfinite([point.circularity, line.circularity]).all()
+
+
+# The same numbers as independent implementations
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int64])
+def test_areas_moments_and_perimeters_equal_scikit_image(seed, dtype):
+    labels = blobs(seed)
+    labels = np.where(labels > 0, labels * 7 + 3, 0).astype(dtype)
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 60_000, labels.shape).astype(np.uint16)
+    ours = measure_particles(labels, image)
+    names = {
+        "label": "label",
+        "area": "area_px",
+        "equivalent_diameter_area": "equivalent_diameter_px",
+        "perimeter_crofton": "perimeter_px",
+        "eccentricity": "eccentricity",
+        "centroid-0": "centroid_y_px",
+        "centroid-1": "centroid_x_px",
+        "bbox-0": "bbox_top_px",
+        "bbox-1": "bbox_left_px",
+        "bbox-2": "bbox_bottom_px",
+        "bbox-3": "bbox_right_px",
+        "intensity_mean": "mean_intensity",
+        "intensity_min": "minimum_intensity",
+    }
+    theirs = regionprops_table(
+        labels, image, properties=sorted({n.split("-")[0] for n in [*names, "orientation"]})
+    )
+    assert len(ours) > 30
+    for name, column in names.items():
+        assert np.allclose(ours[column], theirs[name], rtol=1e-6, atol=1e-6), name
+    turn = (ours.orientation_rad - theirs["orientation"]).abs()[ours.eccentricity > 0.05] % np.pi
+    assert np.minimum(turn, np.pi - turn).max() < 1e-6
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_hulls_equal_a_convex_hull_of_every_particle_on_its_own(seed):
+    labels = blobs(seed, (70, 60), 1.8)
+    ours = measure_particles(labels)
+    t = measurement._OCTAGON
+    corners = np.array([(0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5), (t, t), (t, -t), (-t, t), (-t, -t)])
+    for found in ours.itertuples():
+        points = np.argwhere(labels == found.label)
+        octagons = (points[:, None] + corners).reshape(-1, 2)
+        hull = octagons[ConvexHull(octagons).vertices]
+        longest = np.linalg.norm(hull[:, None] - hull, axis=2).max()
+        sides = np.roll(hull, -1, axis=0) - hull
+        normals = np.stack((-sides[:, 1], sides[:, 0]), 1) / np.linalg.norm(sides, axis=1, keepdims=True)
+        along = hull @ normals.T
+        assert found.feret_max_px == pytest.approx(longest, abs=1e-9)
+        assert found.feret_min_px == pytest.approx((along.max(0) - along.min(0)).min(), abs=1e-9)
+        try:
+            box = np.argwhere(np.ones(np.ptp(points, axis=0) + 1)) + points.min(axis=0)
+            within = (Delaunay(points).find_simplex(box, tol=1e-9) >= 0).sum()
+        except QhullError:  # a line
+            within = np.gcd(*np.ptp(points, axis=0)) + 1
+        assert found.solidity == pytest.approx(len(points) / within)
+
+
+def test_touching_particles_have_the_perimeters_they_have_alone():
+    labels = np.zeros((30, 30), np.uint16)
+    labels[5:15, 5:15], labels[5:20, 15:22], labels[15:25, 8:15] = 1, 2, 3
+    table = measure_particles(labels)
+    assert table.perimeter_px.tolist() == pytest.approx(
+        [perimeter_crofton(labels == k, 4) for k in (1, 2, 3)]
+    )
+
+
+def test_reading_in_strips_makes_no_difference(monkeypatch):
+    labels = blobs(5).astype(np.uint16)
+    image = np.random.default_rng(0).normal(100, 5, labels.shape)
+    whole = measure_particles(labels, image, image / 200, 0.1)
+    monkeypatch.setattr(measurement, "_STRIP_PX", 300)
+    monkeypatch.setattr(measurement, "_PAIRS_AT_ONCE", 50)
+    pd.testing.assert_frame_equal(measure_particles(labels, image, image / 200, 0.1), whole)
+
+
+# Laws
+
+
+TURNS = {
+    "a quarter turn": (lambda a: np.rot90(a), lambda angle: angle + np.pi / 2),
+    "a mirror": (lambda a: a[:, ::-1], lambda angle: -angle),
+    "a transposition": (lambda a: a.T, lambda angle: np.pi / 2 - angle),
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_turning_the_image_leaves_everything_but_orientation_and_place(turn, seed):
+    move, turned_angle = TURNS[turn]
+    labels = blobs(seed, (60, 48), 2, 0.8)
+    image = np.random.default_rng(seed).uniform(10, 20, labels.shape)
+    before = measure_particles(labels, image, image / 20, 0.2)
+    after = measure_particles(move(labels), move(image), move(image) / 20, 0.2)
+    for column in before.columns:
+        name = column.removesuffix("_px").removesuffix("_nm")
+        if name not in PLACES | {"orientation_rad"}:
+            same = np.allclose(before[column].astype(float), after[column].astype(float), equal_nan=True)
+            assert same, column
+    index = np.indices(labels.shape)
+    for axis, column in enumerate(("centroid_y_px", "centroid_x_px")):
+        expected = ndimage.mean(np.indices(move(labels).shape)[axis], move(labels), after.label)
+        assert np.allclose(after[column], expected)
+    assert np.allclose(before.centroid_y_px, ndimage.mean(index[0], labels, before.label))
+    directed = before.eccentricity > 0.05
+    difference = (after.orientation_rad - turned_angle(before.orientation_rad))[directed] % np.pi
+    assert np.minimum(difference, np.pi - difference).max() < 1e-6
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), pixel_size=st.floats(1e-3, 1e3))
+def test_doubling_the_pixel_size_doubles_lengths_and_changes_nothing_in_pixels(seed, pixel_size):
+    labels = blobs(seed, (40, 40), 2, 0.8)
+    single = measure_particles(labels, pixel_size_nm=pixel_size)
+    double = measure_particles(labels, pixel_size_nm=2 * pixel_size)
+    for column in single.columns:
+        factor = 1 if column not in NM_COLUMNS else 2 ** NM_COLUMNS[column][1]
+        assert np.allclose(
+            double[column].astype(float), factor * single[column].astype(float), equal_nan=True
+        )
+
+
+def test_shifting_a_particle_changes_its_place_only():
+    labels = np.zeros((60, 60), np.uint16)
+    labels[5:24, 3:22] = ellipse(16, 9, 0.4)[3:22, 2:21]
+    image = np.full(labels.shape, 50.0)
+    here, there = one(labels, image=image), one(np.roll(labels, (20, 17), (0, 1)), image=image)
+    moved = [c for c in here.index if not np.isclose(float(here[c]), float(there[c]), equal_nan=True)]
+    assert {c.removesuffix("_px") for c in moved} == PLACES
+
+
+# Mistakes of other programs
+
+
+def test_every_length_labelled_nm_is_scaled():
+    table = measure_particles(blobs(1), pixel_size_nm=0.25)
+    nm = [column for column in table.columns if column.endswith(("_nm", "_nm2"))]
+    assert sorted(nm) == sorted(NM_COLUMNS)
+    assert set(nm) >= {f"{name}_nm" for name in LENGTHS} | {"area_nm2"}
+    for column, (pixels, power) in NM_COLUMNS.items():
+        assert np.allclose(table[column], table[pixels] * 0.25**power)
+
+
+def test_without_a_pixel_size_nothing_is_in_nm():
+    table = measure_particles(blobs(1))
+    for column, (pixels, _) in NM_COLUMNS.items():
+        assert table[column].isna().all()
+        assert table[pixels].notna().all()
+
+
+def test_the_aspect_ratio_does_not_come_from_the_bounding_box():
+    found = one(rectangle(32, 8, np.pi / 4))
+    assert found.bbox_bottom_px - found.bbox_top_px == found.bbox_right_px - found.bbox_left_px
+    assert found.aspect_ratio == pytest.approx(8 / np.hypot(32, 8), rel=0.15)
+
+
+def test_particles_that_are_not_round_have_a_diameter():
+    labels = np.zeros((60, 60), np.uint16)
+    labels[5:45, 5:9] = labels[41:45, 5:40] = 1
+    labels[10:30, 20:22] = 2
+    labels[30:40, 45:55] = 3
+    labels[32:38, 47:53] = 0
+    table = measure_particles(labels, pixel_size_nm=0.5)
+    assert np.allclose(table.equivalent_diameter_nm, 2 * np.sqrt(table.area_px * 0.25 / np.pi))
+    assert table.equivalent_diameter_nm.notna().all()
+    assert (table.solidity[[0, 2]] < 0.7).all()
+
+
+# Intensities, confidence, edges
+
+
+def test_intensities_are_compared_with_the_background_around_each_particle():
+    image = np.tile(np.linspace(100, 300, 200), (80, 1))
+    labels = np.zeros(image.shape, np.uint16)
+    labels[30:50, 20:40], labels[30:50, 150:170] = 1, 2
+    image[labels > 0] *= 0.5
+    table = measure_particles(labels, image)
+    ramp = np.linspace(100, 300, 200)
+    assert table.background_intensity.tolist() == pytest.approx(
+        [ramp[20:40].mean(), ramp[150:170].mean()], rel=0.01
+    )
+    assert table.contrast.tolist() == pytest.approx([-0.5, -0.5], abs=0.01)
+    assert table.minimum_intensity.tolist() == pytest.approx([ramp[20] / 2, ramp[150] / 2])
+
+
+def test_neighbours_and_blurred_rims_are_no_background():
+    labels = np.zeros((60, 60), np.uint16)
+    labels[20:40, 10:30], labels[20:40, 34:54] = 1, 2
+    image = np.full(labels.shape, 200.0)
+    image[ndimage.binary_dilation(labels > 0, np.ones((3, 3)))] = 7.0
+    table = measure_particles(labels, image)
+    assert table.background_intensity.tolist() == [200, 200]
+    assert table.contrast.tolist() == pytest.approx([-0.965, -0.965])
+
+
+def test_a_particle_that_fills_the_image_has_no_background():
+    found = one(np.ones((12, 12), np.uint16), image=np.full((12, 12), 5.0))
+    assert np.isnan(found.background_intensity)
+    assert np.isnan(found.contrast)
+
+
+def test_there_is_no_contrast_to_a_background_that_is_not_positive():
+    found = one(block(6, 6), image=np.where(block(6, 6) > 0, 3.0, -2.0))
+    assert found.background_intensity == -2
+    assert np.isnan(found.contrast)
+
+
+def test_confidence_is_the_mean_probability_also_from_eight_bits():
+    labels = block(6, 6)
+    probability = np.where(labels > 0, 0.8, 0.3)
+    assert one(labels, core_probability=probability).confidence == pytest.approx(0.8)
+    eight_bits = np.round(probability * 255).astype(np.uint8)
+    assert one(labels, core_probability=eight_bits).confidence == pytest.approx(0.8)
+
+
+def test_particles_on_the_frame_are_flagged_and_have_no_weight():
+    labels = np.zeros((20, 30), np.uint16)
+    labels[0:4, 10:14], labels[8:12, 26:30], labels[8:14, 8:16] = 1, 2, 3
+    table = measure_particles(labels)
+    assert table.touches_edge.tolist() == [True, True, False]
+    assert table.edge_weight.isna().tolist() == [True, True, False]
+    assert table.edge_weight[2] == pytest.approx(600 / ((20 - 6) * (30 - 8)))
+    assert not table.was_split.any()
+
+
+# Shape of the table
+
+
+def test_the_columns_are_those_of_the_schema():
+    assert sorted(measure_particles(blobs(0)).columns) == sorted(field.name for field in MEASURED_FIELDS)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (1, 1), (20, 30)])
+def test_a_label_image_without_particles_gives_the_same_columns_and_types(shape):
+    labels = np.zeros(shape, np.uint16)
+    empty = measure_particles(labels, np.zeros(shape), np.zeros(shape), 0.1)
+    filled = measure_particles(block(5, 5), np.ones((11, 11)), np.ones((11, 11)), 0.1)
+    assert len(empty) == 0
+    assert empty.dtypes.to_dict() == filled.dtypes.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros((4, 4)),), "2-D integer"),
+        ((np.zeros((2, 4, 4), int),), "2-D integer"),
+        ((np.full((4, 4), -1),), "negative"),
+        ((np.zeros((4, 4), int), np.zeros((4, 5))), "image is"),
+        ((np.zeros((4, 4), int), None, np.zeros((5, 4))), "core probability"),
+        ((np.zeros((4, 4), int), None, None, 0.0), "pixel size"),
+        ((np.zeros((4, 4), int), None, None, float("nan")), "pixel size"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line(arguments, message):
+    with pytest.raises(UserError, match=message) as caught:
+        measure_particles(*arguments)
+    assert "\n" not in str(caught.value)

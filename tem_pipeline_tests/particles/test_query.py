@@ -1,0 +1,251 @@
+import csv
+from datetime import date, datetime
+
+import openpyxl
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from upath import UPath
+
+from tem_pipeline.errors import UserError
+from tem_pipeline.particles.query import connect, run_query, write_result
+from tem_pipeline.particles.schema import PARTICLE_SCHEMA, conform
+from tem_pipeline.storage import write_table
+from tem_pipeline_tests.particles.tables import discs, particle_table
+
+SESSIONS = ["20261122", "2026-11-22", "monday"]
+
+
+@pytest.fixture
+def lake(tmp_path):
+    lake = tmp_path / "it's a [lake]"
+    for i, session in enumerate(SESSIONS):
+        table = particle_table(discs([8.0 + i, 14.0]), session_id=session)
+        write_table(
+            lake / "particle_table" / f"session={session}" / "part-0.parquet", conform(table, PARTICLE_SCHEMA)
+        )
+    write_table(
+        lake / "analysis" / "sample_summary" / "part-0.parquet",
+        pd.DataFrame({"sample_id": ["Pt-3"], "n": [6]}),
+    )
+    (tmp_path / "secret.csv").write_text("a\n1\n")
+    (lake / "particle_table" / "notes.csv").write_text("a\n1\n")
+    return lake
+
+
+def test_every_asset_is_a_view_of_its_name(lake):
+    names = run_query(lake, "SHOW TABLES")["name"].to_pylist()
+    assert names == ["particle_table", "sample_summary", "size_distributions"]
+    assert run_query(lake, "SELECT n FROM sample_summary").to_pylist() == [{"n": 6}]
+
+
+def test_sessions_named_like_numbers_or_dates_stay_names(lake):
+    query = "SELECT DISTINCT session, session_id, typeof(session) AS kind FROM particle_table"
+    rows = run_query(lake, query).to_pylist()
+    assert {row["session"] for row in rows} == set(SESSIONS)
+    assert all(row["session"] == row["session_id"] and row["kind"] == "VARCHAR" for row in rows)
+    one = run_query(lake, "SELECT count(*) AS n FROM particle_table WHERE session = '20261122'")
+    assert one.to_pylist() == [{"n": 2}]
+
+
+def test_an_asset_without_files_is_empty_and_has_its_columns(tmp_path):
+    assert run_query(tmp_path / "nowhere", "SELECT count(*) AS n FROM size_distributions").to_pylist() == [
+        {"n": 0}
+    ]
+    names = run_query(tmp_path, "DESCRIBE particle_table")["column_name"].to_pylist()
+    assert names == [*PARTICLE_SCHEMA.names, "session"]
+
+
+def test_older_files_with_fewer_columns_are_read_beside_newer_ones(lake):
+    old = conform(particle_table(discs([9]), session_id="old"), PARTICLE_SCHEMA).drop_columns(
+        ["metal", "solidity"]
+    )
+    write_table(lake / "particle_table" / "session=old" / "part-0.parquet", old)
+    table = run_query(lake, "SELECT session, solidity FROM particle_table ORDER BY session")
+    assert [row["session"] for row in table.to_pylist() if row["solidity"] is None] == ["old"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "FROM particle_table SELECT avg(equivalent_diameter_nm)",
+        "WITH large AS (SELECT * FROM particle_table WHERE area_px > 100) SELECT count(*) FROM large;",
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 5) SELECT sum(n) FROM t",
+        "SELECT session FROM particle_table UNION SELECT 'other'",
+        "SELECT * FROM (PIVOT particle_table ON session IN ('monday') USING avg(area_px) GROUP BY sample_id)",
+        "SUMMARIZE particle_table",
+        "SELECT unnest(range(3)) -- a comment",
+        "SELECT 'COPY x TO ''y.csv''' AS words",
+    ],
+)
+def test_select_like_statements_are_answered(lake, query):
+    assert run_query(lake, query).num_rows > 0
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "COPY particle_table TO '{out}'",
+        "WITH a AS (COPY (SELECT 1) TO '{out}') SELECT * FROM a",
+        "SELECT * FROM (WITH a AS (COPY (SELECT 1) TO '{out}') SELECT * FROM a)",
+        "WITH a AS (INSERT INTO size_distributions (session_id) VALUES ('x') RETURNING *) SELECT * FROM a",
+        "EXPLAIN ANALYZE COPY particle_table TO '{out}'",
+        "EXPORT DATABASE '{out}'",
+        "CREATE TABLE t AS SELECT 1",
+        "DROP VIEW particle_table",
+        "INSERT INTO size_distributions (session_id) VALUES ('x')",
+        "UPDATE particle_table SET area_px = 1",
+        "DELETE FROM particle_table",
+        "ATTACH '{out}'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET enable_external_access = true",
+        "RESET enable_external_access",
+        "PRAGMA enable_profiling",
+        "CALL pragma_version()",
+        "SELECT 1; COPY particle_table TO '{out}'",
+        "SELECT * FROM query('COPY particle_table TO ''{out}''')",
+        "SELECT * FROM json_execute_serialized_sql('{{}}')",
+        "SELECT * FROM python_map_function()",
+        "",
+        "-- nothing",
+    ],
+)
+def test_anything_that_is_not_one_reading_statement_is_refused(lake, query):
+    before = sorted(file for file in lake.parent.rglob("*"))
+    with pytest.raises(UserError) as caught:
+        run_query(lake, query.format(out=str(lake / "out.csv").replace("'", "''")))
+    assert "\n" not in str(caught.value)
+    assert sorted(file for file in lake.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("file", ["secret.csv", "/etc/passwd", "it's a [lake]/particle_table/notes.csv"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM '{file}'",
+        "SELECT * FROM read_csv('{file}')",
+        "SELECT * FROM read_text('{file}')",
+        "SELECT * FROM read_blob('{file}')",
+        "SELECT (SELECT content FROM read_text('{file}')) AS content",
+        "SELECT * FROM glob('{file}')",
+        "SELECT * FROM parquet_metadata('{file}')",
+        "SELECT * FROM sniff_csv('{file}')",
+    ],
+)
+def test_no_other_file_can_be_read(lake, query, file):
+    path = file if file.startswith("/") else str(lake.parent / file)
+    with pytest.raises(UserError):
+        run_query(lake, query.format(file=path.replace("'", "''")))
+
+
+def test_the_connection_itself_reads_no_file_outside_the_lake_and_stays_locked(lake):
+    with connect(lake) as connection:
+        for statement in (
+            f"SELECT * FROM read_text('{lake.parent / 'secret.csv'}')".replace("it's", "it''s"),
+            f"COPY (SELECT 1) TO '{lake.parent / 'out.csv'}'",
+            "SELECT * FROM read_text('/etc/passwd')",
+            "SET enable_external_access = true",
+            "INSTALL httpfs",
+        ):
+            with pytest.raises(Exception, match=r"(?i)disabled|locked|permission|cannot"):
+                connection.execute(statement)
+    assert not (lake.parent / "out.csv").exists()
+
+
+def test_python_variables_are_no_tables(lake):
+    secret = pa.table({"x": [1]})
+    with pytest.raises(UserError, match="secret"):
+        run_query(lake, "SELECT * FROM secret")
+    assert secret.num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("SELEC 1", "syntax error"),
+        ("SELECT nope FROM particle_table", "nope"),
+        ("SELECT * FROM nowhere", "nowhere"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(lake, query, message):
+    with pytest.raises(UserError, match=message) as caught:
+        run_query(lake, query)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_broken_table_is_named(lake):
+    broken = lake / "particle_table" / "session=broken" / "part-0.parquet"
+    broken.parent.mkdir()
+    broken.write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match=r"session=broken"):
+        run_query(lake, "SELECT 1")
+
+
+def test_a_lake_in_an_object_store_is_queried_alike():
+    lake = UPath("memory://query_test/lake")
+    table = conform(particle_table(discs([8, 12])), PARTICLE_SCHEMA)
+    write_table(lake / "particle_table" / "session=20261122" / "part-0.parquet", table)
+    assert run_query(lake, "SELECT DISTINCT session FROM particle_table").to_pylist() == [
+        {"session": "20261122"}
+    ]
+
+
+ANSWER = pa.table(
+    {
+        "name": ['=HYPERLINK("http://x")', "+1", "-1", "@SUM(A1)", "plain", None, "bell\x07"],
+        "value": [1.5, None, float("nan"), float("inf"), 2.0, 3.0, 4.0],
+        "edges": [[0.0, 1.0]] * 7,
+        "day": [date(2026, 11, 22)] * 7,
+    }
+)
+
+
+def test_text_in_excel_is_never_a_formula(tmp_path):
+    write_result(ANSWER, tmp_path / "answer.xlsx")
+    sheet = openpyxl.load_workbook(tmp_path / "answer.xlsx").active
+    assert sheet is not None
+    rows = list(sheet.iter_rows(min_row=2))
+    assert [row[0].value for row in rows] == [
+        '=HYPERLINK("http://x")',
+        "+1",
+        "-1",
+        "@SUM(A1)",
+        "plain",
+        None,
+        "bell",
+    ]
+    assert all(row[0].data_type == "s" for row in rows if row[0].value is not None)
+    assert [row[1].value for row in rows[:3]] == [1.5, None, None]
+    assert rows[0][2].value == "[0.0, 1.0]"
+    assert rows[0][3].value == datetime(2026, 11, 22)
+
+
+def test_csv_and_parquet_hold_the_same_answer(tmp_path):
+    write_result(ANSWER, tmp_path / "answer.csv")
+    write_result(ANSWER, tmp_path / "answer.parquet")
+    assert pq.read_table(tmp_path / "answer.parquet").schema == ANSWER.schema
+    with (tmp_path / "answer.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] or None for row in rows] == ANSWER["name"].to_pylist()
+    assert rows[0]["edges"] == "[0.0, 1.0]"
+
+
+def test_only_the_result_lies_in_the_folder_afterwards(tmp_path):
+    write_result(ANSWER.to_pandas(), tmp_path / "answer.csv")
+    assert [file.name for file in tmp_path.iterdir()] == ["answer.csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("a.txt", "csv, .parquet or .xlsx"), ("no/where.csv", "doesn't exist")]
+)
+def test_other_endings_and_missing_folders_are_refused(tmp_path, name, message):
+    with pytest.raises(UserError, match=message):
+        write_result(ANSWER, tmp_path / name)
+
+
+def test_more_rows_than_a_worksheet_holds_are_refused(tmp_path):
+    with pytest.raises(UserError, match="worksheet"):
+        write_result(pa.table({"x": pa.nulls(1_048_576)}), tmp_path / "a.xlsx")
