@@ -10,7 +10,12 @@ from tem_pipeline.micrographs.intensity import standardise
 
 
 def otsu_watershed(
-    image: np.ndarray, mode: str = "bright_field", *, sigma_px: float = 3.0, minimum_area_px: int = 20
+    image: np.ndarray,
+    mode: str = "bright_field",
+    *,
+    sigma_px: float = 3.0,
+    background_px: float | None = None,
+    minimum_area_px: int = 20,
 ) -> np.ndarray:
     """Segment particles as one does by hand in ImageJ.
 
@@ -24,6 +29,9 @@ def otsu_watershed(
         Particles are dark in bright field, bright in HAADF.
     sigma_px : float
         Standard deviation of the blur.
+    background_px : float, optional
+        Takes uneven illumination out first: the image blurred with this standard deviation is subtracted.
+        Choose it wider than the particles, or it eats into them.
     minimum_area_px : int
         Smaller objects are removed.
 
@@ -42,7 +50,10 @@ def otsu_watershed(
     N. Otsu, IEEE Trans. Syst. Man Cybern. 9 (1979) 62; C. A. Schneider, W. S. Rasband, K. W. Eliceiri, Nature
     Methods 9 (2012) 671.
     """
-    smooth = gaussian_filter(standardise(image, mode), sigma_px)
+    scaled = standardise(image, mode)
+    smooth = gaussian_filter(scaled, sigma_px)
+    if background_px is not None:
+        smooth -= gaussian_filter(scaled, background_px)
     if np.ptp(smooth) < 1e-6:
         return np.zeros(image.shape, np.int32)
     particles = binary_fill_holes(smooth < threshold_otsu(smooth))
