@@ -1,0 +1,409 @@
+"""Makes many training crops of few annotated images, and keeps them as Parquet shards.
+
+Every row is one affine warp of an image and its mask by the same geometry, then a change of the image's
+intensities; its transform is kept with it. Which images are for training is left to `splitting`.
+"""
+
+import io
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.ndimage import affine_transform, gaussian_filter, spline_filter
+
+from tem_pipeline.annotation.datasets import AnnotatedImage
+from tem_pipeline.errors import UserError
+from tem_pipeline.storage import AnyPath, write_content
+
+INTENSITY_LIMIT = 8.0
+"""Standardised intensities lie in -8 … 8; shards keep them as 16-bit PNG over that range."""
+
+MAX_SCALE = 1.33
+FOREGROUND_SHARE = 0.5
+"""Share of the crops that are placed on a particle; the others lie anywhere, on a particle or not."""
+
+_BORDER = "mirror"  # what little a turned crop sees beyond the image
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What was done to an image to make a crop of it, in this order.
+
+    Attributes
+    ----------
+    shift_y_px, shift_x_px : float
+        From the image's centre to the crop's centre, in pixels of the image.
+    flip : bool
+        Mirrored left to right, before it was turned.
+    angle_deg : float
+        Turned counter-clockwise, as seen with the first row on top.
+    scale : float
+        Enlarged by this factor.
+    blur_px, noise_sd : float
+        Standard deviations of Gaussian blur and of white noise; 0 for none.
+    gamma : float
+        Exponent of a tone curve between the crop's darkest and brightest value; 1 for none.
+    gain, offset : float
+        Intensities are multiplied by the first, then the second is added.
+    """
+
+    shift_y_px: float
+    shift_x_px: float
+    flip: bool
+    angle_deg: float
+    scale: float
+    blur_px: float
+    gamma: float
+    gain: float
+    offset: float
+    noise_sd: float
+
+
+@dataclass(frozen=True, eq=False)
+class AugmentedRow:
+    """One crop.
+
+    Attributes
+    ----------
+    row : int
+        Its number; with the seed it decides everything random about the row.
+    image : ndarray, (crop_px, crop_px), float32
+    class_map : ndarray, (crop_px, crop_px), uint8
+    source_image, source_sha256, group : str
+        Name, pixel hash and source micrograph of the image it was made of.
+    part : str
+        The part of the split that the image belongs to.
+    transform : Transform
+    """
+
+    row: int
+    image: np.ndarray = field(repr=False)
+    class_map: np.ndarray = field(repr=False)
+    source_image: str
+    source_sha256: str
+    group: str
+    part: str
+    transform: Transform
+
+
+def _column(name: str, kind: pa.DataType, description: str, unit: str = "") -> pa.Field:
+    return pa.field(name, kind, nullable=False, metadata={"unit": unit, "description": description})
+
+
+_TRANSFORM = pa.struct(
+    [
+        _column("shift_y_px", pa.float64(), "centre of the crop from the image's centre, downwards", "px"),
+        _column("shift_x_px", pa.float64(), "centre of the crop from the image's centre, rightwards", "px"),
+        _column("flip", pa.bool_(), "mirrored left to right before turning"),
+        _column("angle_deg", pa.float64(), "turned counter-clockwise", "°"),
+        _column("scale", pa.float64(), "enlarged by this factor"),
+        _column("blur_px", pa.float64(), "standard deviation of Gaussian blur", "px"),
+        _column("gamma", pa.float64(), "exponent of the tone curve"),
+        _column("gain", pa.float64(), "factor on the intensities"),
+        _column("offset", pa.float64(), "added to the intensities"),
+        _column("noise_sd", pa.float64(), "standard deviation of added white noise"),
+    ]
+)
+
+SHARD_SCHEMA = pa.schema(
+    [
+        _column("row", pa.int64(), "number of the row"),
+        _column("source_image", pa.string(), "annotated image that the crop was made of"),
+        _column("source_sha256", pa.string(), "hash of that image's pixels"),
+        _column("group", pa.string(), "source micrograph of that image"),
+        _column("part", pa.string(), "part of the split that the source belongs to"),
+        _column("transform", _TRANSFORM, "what was done to the image"),
+        _column("image", pa.binary(), "PNG, uint16: 0 … 65535 is -8 … 8 of standardised intensity"),
+        _column("mask", pa.binary(), "PNG, uint8: index of the class"),
+    ]
+)
+
+
+def augment_images(
+    images: Sequence[AnnotatedImage], count: int, crop_px: int, seed: int = 0, part: str = "training"
+) -> Iterator[AugmentedRow]:
+    """Make crops of annotated images by flip, turn, scale, shift and change of intensities.
+
+    Each image gives as many rows as any other, give or take one; those of one image follow each other. Every
+    row has its own random stream, of `seed` and its number. Crops stay within the image where it is large
+    enough for the turned crop; where it isn't, what lies beyond is mirrored.
+
+    Parameters
+    ----------
+    images : sequence of AnnotatedImage
+        Those of one part of the split.
+    count : int
+        Number of rows.
+    crop_px : int
+        Side of the crops.
+    seed : int
+    part : str
+        Name of that part, kept with every row.
+
+    Yields
+    ------
+    AugmentedRow
+
+    Raises
+    ------
+    UserError
+        If there is no image to make rows of.
+    """
+    if not images and count:
+        raise UserError("there is no training image to augment: annotate more images")
+    if count < 0 or crop_px < 1:
+        raise ValueError(f"count and crop_px must be positive, not {count} and {crop_px}")
+    ordered = sorted(images, key=lambda image: image.name)
+    # Which images give a row more than others is drawn too.
+    order = np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(ordered))
+    row = 0
+    for place, index in enumerate(order):
+        annotated = ordered[index]
+        rows_here = count // len(ordered) + (place < count % len(ordered))
+        if not rows_here:
+            continue
+        source = _prepare(annotated)
+        for _ in range(rows_here):
+            rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(row,)))
+            transform = _draw_transform(rng, source, crop_px)
+            image, class_map = _warp(source, transform, crop_px)
+            yield AugmentedRow(
+                row=row,
+                image=_change_intensities(image, transform, rng),
+                class_map=class_map,
+                source_image=annotated.name,
+                source_sha256=annotated.pixel_sha256,
+                group=annotated.group,
+                part=part,
+                transform=transform,
+            )
+            row += 1
+
+
+def write_shards(rows: Iterable[AugmentedRow], folder: AnyPath, rows_per_shard: int = 256) -> list[AnyPath]:
+    """Write rows as Parquet shards, each whole or not at all.
+
+    Shards carry a hash of their content in their names, so none is ever overwritten by other rows. A table
+    written after them makes them a data set, in one step: that is left to the caller.
+
+    Parameters
+    ----------
+    rows : iterable of AugmentedRow
+        Taken one shard at a time.
+    folder : path
+        Local or remote.
+    rows_per_shard : int
+
+    Returns
+    -------
+    list of path
+        The shards, in the order of their rows.
+    """
+    rows = iter(rows)
+    shards: list[AnyPath] = []
+    while batch := list(islice(rows, rows_per_shard)):
+        table = pa.Table.from_pylist([_encode_row(row) for row in batch], SHARD_SCHEMA)
+        stream = io.BytesIO()
+        # PNG is compressed already.
+        pq.write_table(table, stream, compression="none")
+        shards.append(folder / write_content(folder, "augmented", ".parquet", stream.getvalue()))
+    return shards
+
+
+def read_shards(shards: Sequence[AnyPath]) -> tuple[np.ndarray, np.ndarray]:
+    """Read the crops of shards.
+
+    Parameters
+    ----------
+    shards : sequence of path
+        As `write_shards` gives them; all crops of one size.
+
+    Returns
+    -------
+    images : ndarray, (n, crop_px, crop_px), float32
+    class_maps : ndarray, (n, crop_px, crop_px), uint8
+
+    Raises
+    ------
+    UserError
+        If there is no row, or a shard is missing or damaged.
+    """
+    images = class_maps = np.empty(0)
+    position = 0
+    try:
+        # Room for all is made once: in the paper's profile the crops take over half a gigabyte.
+        total = sum(_count_rows(shard) for shard in shards)
+        for shard in shards:
+            with shard.open("rb") as file:
+                table = pq.ParquetFile(file).read(columns=["image", "mask"])
+            for image_png, mask_png in zip(table["image"], table["mask"], strict=True):
+                image, class_map = decode_image(image_png.as_py()), _decode_png(mask_png.as_py())
+                if position == 0:
+                    images = np.empty((total, *image.shape), dtype=np.float32)
+                    class_maps = np.empty((total, *image.shape), dtype=np.uint8)
+                images[position], class_maps[position] = image, class_map
+                position += 1
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+        raise UserError(
+            f"an augmented shard is missing or damaged ({error}): materialise the augmented data set again"
+        ) from error
+    if position == 0:
+        raise UserError("the augmented data set has no rows: materialise it again")
+    return images, class_maps
+
+
+def _count_rows(shard: AnyPath) -> int:
+    with shard.open("rb") as file:
+        return pq.ParquetFile(file).metadata.num_rows
+
+
+def encode_image(image: np.ndarray) -> bytes:
+    """Encode a standardised image as 16-bit PNG.
+
+    Parameters
+    ----------
+    image : ndarray, (height, width)
+        Intensities in -8 … 8; what lies beyond is clipped.
+
+    Returns
+    -------
+    bytes
+        0 … 65535 stands for -8 … 8, so intensities are kept to 0.00013.
+    """
+    levels = np.rint((image + INTENSITY_LIMIT) * (65535 / (2 * INTENSITY_LIMIT)))
+    return _encode_png(np.clip(levels, 0, 65535).astype(np.uint16))
+
+
+def decode_image(png: bytes) -> np.ndarray:
+    """Decode what `encode_image` gave.
+
+    Returns
+    -------
+    ndarray, (height, width), float32
+    """
+    return _decode_png(png).astype(np.float32) * (2 * INTENSITY_LIMIT / 65535) - INTENSITY_LIMIT
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """An annotated image made ready for many warps."""
+
+    coefficients: np.ndarray
+    class_map: np.ndarray
+    classes: int
+    foreground: np.ndarray
+
+
+def _prepare(annotated: AnnotatedImage) -> _Source:
+    # Cubic splines keep the noise as it is; linear interpolation would smooth it by turns. Their
+    # coefficients are computed once for all crops of an image.
+    coefficients = spline_filter(annotated.image, order=3, output=np.dtype(np.float32), mode=_BORDER)
+    return _Source(
+        coefficients=np.asarray(coefficients),
+        class_map=annotated.class_map,
+        classes=len(annotated.classes),
+        foreground=np.flatnonzero(annotated.class_map),
+    )
+
+
+def _draw_transform(rng: np.random.Generator, source: _Source, crop_px: int) -> Transform:
+    shape = np.array(source.class_map.shape)
+    angle = rng.uniform(0, 360)
+    scale = float(np.exp(rng.uniform(-np.log(MAX_SCALE), np.log(MAX_SCALE))))
+    flip = bool(rng.random() < 0.5)
+    on_particle = rng.random() < FOREGROUND_SHARE and len(source.foreground) > 0
+    centre = rng.uniform(0, shape - 1)
+    if on_particle:
+        pixel = source.foreground[rng.integers(len(source.foreground))]
+        aside = rng.uniform(-crop_px / 4, crop_px / 4, 2) / scale
+        centre = np.array(np.unravel_index(pixel, source.class_map.shape)) + aside
+    turned = np.deg2rad(angle)
+    reach = (crop_px - 1) / 2 / scale * (abs(np.sin(turned)) + abs(np.cos(turned)))
+    # Where the turned crop doesn't fit, it still lies on the image's middle.
+    low = np.minimum(reach, (shape - 1) / 2)
+    centre = np.clip(centre, low, shape - 1 - low)
+    shift = centre - (shape - 1) / 2
+    return Transform(
+        shift_y_px=float(shift[0]),
+        shift_x_px=float(shift[1]),
+        flip=flip,
+        angle_deg=float(angle),
+        scale=scale,
+        blur_px=float(rng.uniform(0.3, 1.2)) if rng.random() < 0.25 else 0.0,
+        gamma=float(np.exp(rng.uniform(-0.35, 0.35))),
+        gain=float(np.exp(rng.uniform(-0.3, 0.3))),
+        offset=float(rng.uniform(-0.3, 0.3)),
+        noise_sd=float(rng.uniform(0.05, 0.4)) if rng.random() < 0.5 else 0.0,
+    )
+
+
+def _warp(source: _Source, transform: Transform, crop_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """Take the crop out of image and mask by one and the same affine map."""
+    turned = np.deg2rad(transform.angle_deg)
+    # Rows count downwards: this turns the picture counter-clockwise as seen.
+    matrix = np.array([[np.cos(turned), np.sin(turned)], [-np.sin(turned), np.cos(turned)]]) / transform.scale
+    if transform.flip:
+        matrix[1] *= -1
+    centre = (np.array(source.class_map.shape) - 1) / 2 + (transform.shift_y_px, transform.shift_x_px)
+    offset = centre - matrix @ np.full(2, (crop_px - 1) / 2)
+    geometry = {
+        "matrix": matrix,
+        "offset": offset,
+        "output_shape": (crop_px, crop_px),
+        "mode": _BORDER,
+        "output": np.float32,
+    }
+    image = affine_transform(source.coefficients, order=3, prefilter=False, **geometry)
+    # Each class interpolated on its own and the largest taken: boundaries are moved by less than a pixel and
+    # to neither side, which the nearest neighbour's staircase would not give under a turn.
+    shares = [
+        affine_transform((source.class_map == index).astype(np.float32), order=1, **geometry)
+        for index in range(1, source.classes)
+    ]
+    background = 1 - np.sum(shares, axis=0)
+    return image, np.argmax([background, *shares], axis=0).astype(np.uint8)
+
+
+def _change_intensities(image: np.ndarray, transform: Transform, rng: np.random.Generator) -> np.ndarray:
+    if transform.blur_px:
+        image = gaussian_filter(image, transform.blur_px)
+    low, high = float(image.min()), float(image.max())
+    if high > low:
+        image = low + (high - low) * ((image - low) / (high - low)) ** np.float32(transform.gamma)
+    image = image * np.float32(transform.gain) + np.float32(transform.offset)
+    if transform.noise_sd:
+        image = image + np.float32(transform.noise_sd) * rng.standard_normal(image.shape, dtype=np.float32)
+    return np.clip(image, -INTENSITY_LIMIT, INTENSITY_LIMIT).astype(np.float32, copy=False)
+
+
+def _encode_row(row: AugmentedRow) -> dict:
+    return {
+        "row": row.row,
+        "source_image": row.source_image,
+        "source_sha256": row.source_sha256,
+        "group": row.group,
+        "part": row.part,
+        "transform": asdict(row.transform),
+        "image": encode_image(row.image),
+        "mask": _encode_png(row.class_map),
+    }
+
+
+def _encode_png(image: np.ndarray) -> bytes:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    # Noise holds no repetitions to search for, and a mask is made of runs.
+    Image.fromarray(image).save(stream, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
+    return stream.getvalue()
+
+
+def _decode_png(content: bytes) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+        return np.asarray(picture)
