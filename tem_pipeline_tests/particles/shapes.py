@@ -3,8 +3,8 @@
 import numpy as np
 
 # Centres relative to a pixel's centre. On and beside the lattice's points of symmetry, (0, 0) and (½, ½), a
-# disc's rim meets many pixel centres at once (a 5 px disc may cover 16 pixels, 9.7 % short in diameter whatever
-# measures it); such discs have ceilings of their own.
+# disc's rim meets many pixel centres at once (a 5 px disc may cover 16 pixels: 9.7 % short in diameter,
+# however measured); such discs have ceilings of their own.
 OFFSETS = [
     (0.1, 0.4),
     (0.25, 0.25),
