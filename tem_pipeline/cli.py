@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,7 +24,15 @@ app = typer.Typer(
 )
 
 Mode = Literal["bright_field", "haadf"]
-LossName = Literal["cross_entropy", "weighted_cross_entropy", "iou", "dice"]
+
+
+class LossName(StrEnum):
+    """The losses that can be chosen."""
+
+    cross_entropy = "cross_entropy"
+    weighted_cross_entropy = "weighted_cross_entropy"
+    iou = "iou"
+    dice = "dice"
 
 
 def main() -> None:
@@ -132,7 +141,6 @@ def evaluate(
     """Hold a model against an annotated set; images it was trained on are skipped and counted."""
     from tem_pipeline import tracking
     from tem_pipeline.annotation.datasets import read_annotated_set
-    from tem_pipeline.annotation.splitting import group_sources
     from tem_pipeline.segmentation.evaluation import evaluate_model, summarise_evaluation, unseen
     from tem_pipeline.segmentation.inference import load_model
 
@@ -150,7 +158,7 @@ def evaluate(
         settings.threads,
         settings.precision,
     )
-    images = group_sources(read_annotated_set(folder).images)
+    images = read_annotated_set(folder).images
     new = unseen(images, loaded.card, validation_too=True)
     if not new:
         raise UserError(f"{folder}: the model was trained on every image of this set; annotate others")

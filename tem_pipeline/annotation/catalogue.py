@@ -1,14 +1,11 @@
-"""Annotated images with their split as one table: what every training step reads, whatever the sets become."""
+"""Annotated images with their split as one table: what every training step reads."""
 
-import io
 from collections.abc import Sequence
 
-import imageio.v3 as iio
-import numpy as np
 import pandas as pd
 
-from tem_pipeline.annotation.augmentation import decode_image, encode_image
 from tem_pipeline.annotation.datasets import AnnotatedImage, AnnotatedSet
+from tem_pipeline.annotation.pixels import decode_class_map, decode_image, encode_class_map, encode_image
 from tem_pipeline.errors import UserError
 
 
@@ -44,7 +41,7 @@ def to_catalogue(annotated: AnnotatedSet, parts: Sequence[str], split_seed: int)
             "pixel_size_nm": list(image.pixel_size_nm) if image.pixel_size_nm else None,
             "classes": list(image.classes),
             "image_png": encode_image(image.image),
-            "class_map_png": iio.imwrite("<bytes>", image.class_map, extension=".png"),
+            "class_map_png": encode_class_map(image.class_map),
         }
         for image, part in zip(annotated.images, parts, strict=True)
     ]
@@ -66,7 +63,7 @@ def from_catalogue(catalogue: pd.DataFrame, part: str) -> list[AnnotatedImage]:
         AnnotatedImage(
             name=row["name"],
             image=decode_image(row["image_png"]),
-            class_map=np.asarray(iio.imread(io.BytesIO(row["class_map_png"]), extension=".png"), np.uint8),
+            class_map=decode_class_map(row["class_map_png"]),
             classes=tuple(row["classes"]),
             group=row["group"],
             pixel_sha256=row["pixel_sha256"],

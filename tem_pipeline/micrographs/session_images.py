@@ -38,7 +38,7 @@ def ingest_session(folder: AnyPath, session_key: str, target: AnyPath) -> pd.Dat
     for ingested in ingest_files(folder, session_files(folder), description, session_key):
         row = ingested.row | {"session_folder": str(folder), "session_fingerprint": fingerprint}
         if ingested.image is not None:
-            content = encode_tiff(ingested.image, row["pixel_size_x_nm"])
+            content = encode_tiff(ingested.image, ingested.row["pixel_size_x_nm"])
             row["image_file"] = write_content(target, row["image_id"], ".tif", content)
         rows.append(row)
     return manifest_table(rows).to_pandas()

@@ -157,7 +157,7 @@ def _plain_mapping(text: str) -> dict[str, Any]:
         if depth > 3:
             raise ValueError("it is nested too deeply: write one 'key: value' a line")
     node = yaml.compose(text, Loader=yaml.BaseLoader)
-    if node is None:
+    if node is None or (isinstance(node, yaml.ScalarNode) and not node.value):
         return {}
     if not isinstance(node, yaml.MappingNode):
         raise ValueError("it holds no 'key: value' lines")

@@ -10,9 +10,9 @@ import pandas as pd
 
 from tem_pipeline import progress, tracking
 from tem_pipeline.annotation.augmentation import augment_images, read_shards, write_shards
-from tem_pipeline.annotation.catalogue import PARTS, from_catalogue, to_catalogue
+from tem_pipeline.annotation.catalogue import from_catalogue, to_catalogue
 from tem_pipeline.annotation.datasets import AnnotatedImage, combine_sets, read_annotated_set
-from tem_pipeline.annotation.splitting import group_sources, split_sources
+from tem_pipeline.annotation.splitting import PARTS, split_sources
 from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.resources import Platform, TrainingPlan
@@ -46,18 +46,17 @@ def model_key(loss: str) -> str:
 def annotated_images(platform: Platform, training_plan: TrainingPlan) -> dg.MaterializeResult:
     """Labelled sets, checked, split by source micrograph into training, validation and test, and hashed."""
     combined = combine_sets([read_annotated_set(folder) for folder in training_plan.folders(platform.layout)])
-    images = group_sources(combined.images)
-    parts = split_sources([image.group for image in images], training_plan.split_seed)
-    catalogue = to_catalogue(images, parts, training_plan.split_seed)
+    parts = split_sources([image.group for image in combined.images], training_plan.split_seed).tolist()
+    catalogue = to_catalogue(combined, parts, training_plan.split_seed)
     counts = catalogue.groupby("part", sort=False).agg(images=("name", "size"), sources=("group", "nunique"))
     return dg.MaterializeResult(
         value=catalogue,
         metadata={
-            "dataset hash": catalogue["dataset_hash"].iloc[0],
+            "dataset hash": combined.sha256,
             "images": len(catalogue),
             "split": previews.table(counts.reindex(PARTS).reset_index()),
             "sources": previews.table(catalogue[["set_name", "name", "group", "part"]], 100),
-            "annotation": previews.picture(_annotation_png(images[0])),
+            "annotation": previews.picture(_annotation_png(combined.images[0])),
         },
     )
 
@@ -69,7 +68,7 @@ def _annotation_png(image: AnnotatedImage) -> bytes:
         image.image,
         label_instances(cores, 1),
         None if shells is None else label_instances(shells, 1),
-        pixel_size_nm=image.pixel_size_nm,
+        pixel_size_nm=image.pixel_size_nm[1] if image.pixel_size_nm else None,
     )
 
 
@@ -90,17 +89,17 @@ def augmented_dataset(
         counted = (
             (advance((index + 1) / profile.augmented_images, ""), row)[1] for index, row in enumerate(rows)
         )
-        shards = write_shards(counted, Path(str(folder)))
+        shards = write_shards(counted, folder)
     index = pd.DataFrame(
         {
-            "shard": [path.name for path in shards],
+            "shard_file": [shard.name for shard in shards],
             "dataset_hash": annotated_images["dataset_hash"].iloc[0],
             "profile": profile.name,
             "crop_px": profile.crop_px,
             "seed": training_plan.seed,
         }
     )
-    collect_unreferenced(folder, index["shard"])
+    collect_unreferenced(folder, index["shard_file"])
     return dg.MaterializeResult(
         value=index,
         metadata={
@@ -120,7 +119,7 @@ def _profile(plan: TrainingPlan) -> Any:
 def _build_model_asset(loss: str) -> dg.AssetsDefinition:
     @dg.asset(
         name=f"model_{loss}",
-        description=f"The network trained with the loss {loss}, registered in MLflow with its inference form.",
+        description=f"The network trained with the loss {loss}, in MLflow with its inference form.",
         **GROUP,
         kinds={"keras", "mlflow"},
         pool="training",
@@ -151,7 +150,7 @@ def _build_model_asset(loss: str) -> dg.AssetsDefinition:
             },
         )
 
-    return model
+    return model  # type: ignore[return-value]
 
 
 def _train(
@@ -168,8 +167,8 @@ def _train(
     training = from_catalogue(catalogue, "training")
     validation = from_catalogue(catalogue, "validation")
     classes = training[0].classes
-    folder = Path(str(layout.partition("training/augmented_dataset")))
-    crops, class_maps = read_shards([folder / name for name in augmented["shard"]])
+    folder = layout.partition("training/augmented_dataset")
+    crops, class_maps = read_shards([folder / name for name in augmented["shard_file"]])
     initial = _initial_weights(plan, platform)
     results: dict[str, Any] = {}
     picture: list[bytes] = []
@@ -280,7 +279,7 @@ MODEL_DEPS = [dg.AssetKey(["training", f"model_{loss}"]) for loss in LOSSES]
 
 
 def _trained_models(platform: Platform, dataset_hash: str) -> pd.DataFrame:
-    """Gather the rows of the models that were trained on a dataset; a loss never trained on it is left out."""
+    """Gather the rows of the models trained on a dataset; a loss never trained on it is left out."""
     tables = [platform.layout.table(model_key(loss)) for loss in LOSSES]
     rows = pd.concat([pd.DataFrame(), *(read_table(table) for table in tables if table.exists())])
     if len(rows):
@@ -294,7 +293,7 @@ def _trained_models(platform: Platform, dataset_hash: str) -> pd.DataFrame:
     **GROUP, kinds={"parquet"}, deps=MODEL_DEPS, ins={"annotated_images": dg.AssetIn(key_prefix="training")}
 )
 def loss_comparison(platform: Platform, annotated_images: pd.DataFrame) -> dg.MaterializeResult:
-    """The paper's table 1 and figure 4 for our data: every loss on the test images, beside Otsu's threshold."""
+    """The paper's table 1 and figure 4 for our data: every loss on the test images, beside Otsu's."""
     models = _trained_models(platform, annotated_images["dataset_hash"].iloc[0])
     images = from_catalogue(annotated_images, "test")
     core = len(images[0].classes) - 1
