@@ -98,7 +98,7 @@ class Population:
     coverage: Range = (0.25, 0.45)
     shell_overlap: float = 0.3
     core_gap_nm: float | None = 0.4
-    touching_fraction: float = 0.005
+    touching_fraction: float = 0.003
     cluster_size: tuple[int, int] = (2, 2)
     neck: Range = (0.2, 0.6)
 
