@@ -1,0 +1,154 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tem_pipeline.errors import UserError
+from tem_pipeline.micrographs.calibration import (
+    MAX_PIXEL_SIZE_NM,
+    MIN_PIXEL_SIZE_NM,
+    calibrate,
+    resample_to_square,
+    to_nm,
+    unit_kind,
+)
+
+
+@pytest.mark.parametrize(
+    ("unit", "nm"),
+    [
+        ("pm", 1e-3),
+        ("Å", 0.1),
+        ("\u212b", 0.1),
+        ("A", 0.1),
+        ("Angstrom", 0.1),
+        ("ångström", 0.1),
+        ("nm", 1),
+        ("NM", 1),
+        ("nanometers", 1),
+        ("[n_m]", 1),
+        (b"nm\0", 1),
+        ("um", 1e3),
+        ("µm", 1e3),
+        ("μm", 1e3),
+        ("\\u00B5m", 1e3),
+        ("micron", 1e3),
+        ("micrometres", 1e3),
+        (" µm ", 1e3),
+    ],
+)
+def test_units_of_length_are_read_in_every_spelling(unit, nm):
+    assert to_nm(2.0, unit) == pytest.approx(2 * nm, rel=1e-12)
+    assert unit_kind(unit) == "length"
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("m", 1e-10), ("mm", 1e-7), ("meters", 1e-10), ("metre", 1e-10)])
+def test_large_units_are_read_too(unit, scale):
+    assert to_nm(scale, unit) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    "unit", ["1/nm", "1 / nm", "1/µm", "nm^-1", "nm-1", "nm⁻¹", "1/Å", "1/m", "1/meters", "Å**-1"]
+)
+def test_reciprocal_units_are_recognised_and_are_no_size(unit):
+    assert unit_kind(unit) == "reciprocal"
+    assert to_nm(0.1, unit) is None
+
+
+@pytest.mark.parametrize("unit", ["eV", "keV", "s", "ms", "mrad", "deg", "Hz", "counts"])
+def test_energy_time_and_angle_are_no_length(unit):
+    assert unit_kind(unit) == "other"
+    assert to_nm(0.1, unit) is None
+
+
+@pytest.mark.parametrize(
+    "unit", [None, "", "px", "pixel", "pixels", "<undefined>", "arb. units", "inch", "cm", "dpi"]
+)
+def test_a_number_without_a_unit_of_length_is_no_calibration(unit):
+    assert to_nm(1, unit) is None
+    assert to_nm(0.25, unit) is None
+    assert unit_kind(unit) == "none"
+
+
+@pytest.mark.parametrize(
+    "scale", [0, -1, math.nan, math.inf, -math.inf, None, "many", [1, 2], 0.9e-3, 1.1e6, 1e300]
+)
+def test_absurd_sizes_are_no_calibration(scale):
+    assert to_nm(scale, "nm") is None
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True), st.text(max_size=12))
+def test_whatever_a_header_says_the_size_is_plausible_or_missing(scale, unit):
+    size_nm = to_nm(scale, unit)
+    assert size_nm is None or MIN_PIXEL_SIZE_NM <= size_nm <= MAX_PIXEL_SIZE_NM
+    assert unit_kind(unit) in {"length", "reciprocal", "other", "none"}
+
+
+def test_the_metadata_win_over_the_session():
+    found = calibrate((0.1, 0.1), 0.1005)
+    assert (found.pixel_size_nm, found.state, found.note) == ((0.1, 0.1), "metadata", "")
+
+
+def test_a_disagreement_above_two_percent_is_noted():
+    found = calibrate((0.1, 0.1), 0.103)
+    assert found.pixel_size_nm == (0.1, 0.1)
+    assert "0.103" in found.note
+    assert "3 %" in found.note
+    assert calibrate((0.1, 0.1), (0.1, 0.09)).note
+
+
+def test_the_session_fills_only_what_is_missing():
+    assert calibrate(None, 0.2).pixel_size_nm == (0.2, 0.2)
+    assert calibrate(None, (0.2, 0.3)).pixel_size_nm == (0.2, 0.3)
+    assert calibrate((0.0, 0.1), 0.2).state == "session"
+    assert calibrate(None, None).state == "missing"
+    assert calibrate(None, -1).pixel_size_nm is None
+    assert calibrate((math.nan, 1), None).state == "missing"
+
+
+def test_square_pixels_are_left_alone():
+    image = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    same, size_nm = resample_to_square(image, (0.1, 0.10005))
+    assert same is image
+    assert size_nm == (0.1, 0.10005)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_oblong_pixels_become_square_at_the_finer_spacing(dtype):
+    image = np.arange(40, dtype=dtype).reshape(8, 5)
+    square, size_nm = resample_to_square(image, (0.2, 0.1))
+    assert square.shape == (16, 5)
+    assert size_nm == (0.1, 0.1)
+    assert square.dtype == dtype
+    assert square.min() >= image.min()
+    assert square.max() <= image.max()
+    wide, _ = resample_to_square(image.T, (0.1, 0.2))
+    np.testing.assert_array_equal(wide, square.T)
+
+
+def test_resampling_keeps_places_in_nanometres():
+    y, x = np.mgrid[:60, :180]
+    height_nm, width_nm = 0.3, 0.1
+    image = np.hypot((y + 0.5) * height_nm - 9, (x + 0.5) * width_nm - 8).astype(np.float32)
+    square, (pixel_nm, _) = resample_to_square(image, (height_nm, width_nm))
+    y, x = np.mgrid[: square.shape[0], : square.shape[1]]
+    truth = np.hypot((y + 0.5) * pixel_nm - 9, (x + 0.5) * pixel_nm - 8)
+    away = truth > 1.5  # the tip of the cone is round after linear interpolation
+    assert np.abs(square - truth)[2:-2][away[2:-2]].max() < 0.02
+
+
+@given(ratio=st.floats(1.01, 20), tall=st.booleans())
+def test_resampling_keeps_the_area_seen(ratio, tall):
+    image = np.ones((40, 30), np.float32)
+    sizes_nm = (0.1 * ratio, 0.1) if tall else (0.1, 0.1 * ratio)
+    square, (y_nm, x_nm) = resample_to_square(image, sizes_nm)
+    seen = square.shape[0] * y_nm * square.shape[1] * x_nm
+    assert y_nm == x_nm == 0.1
+    assert seen == pytest.approx(40 * 30 * sizes_nm[0] * sizes_nm[1], rel=0.03)
+
+
+def test_pixels_a_million_times_as_high_as_wide_are_refused():
+    with pytest.raises(UserError, match="oblong"):
+        resample_to_square(np.ones((512, 512), np.uint8), (1e3, 1e-3))
