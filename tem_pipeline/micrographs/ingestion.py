@@ -328,6 +328,7 @@ def _slug(stem: str) -> str:
 
 
 def file_sha256(path: Path) -> str | None:
+    """Give the SHA-256 of a file's content, or None if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
