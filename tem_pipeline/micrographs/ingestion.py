@@ -270,7 +270,7 @@ def _keep(member: _Member, description: SessionDescription) -> np.ndarray | None
                     f"session.yaml says {description.mode}, the title {m.title!r} says {m.detector}"
                 )
         elif not m.detector:
-            row |= {"mode": _mode_of(image), "mode_source": "image"}
+            row |= {"mode": detect_mode(image), "mode_source": "image"}
     except Exception as error:
         # Whatever odd pixels do to an algorithm, the session's other files are still to come.
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
@@ -278,12 +278,6 @@ def _keep(member: _Member, description: SessionDescription) -> np.ndarray | None
         return None
     row["status"] = "ok"
     return np.ascontiguousarray(image)
-
-
-def _mode_of(image: np.ndarray) -> str:
-    # Illumination is smoothed over a quarter of the long side, which takes for ever on a narrow strip.
-    steps = [max(1, n // (2 * min(image.shape))) for n in image.shape]
-    return detect_mode(image[:: steps[0], :: steps[1]])
 
 
 class _ImageNames:

@@ -61,8 +61,10 @@ def detect_mode(image: np.ndarray) -> str:
     """
     from scipy.ndimage import gaussian_filter
 
-    stride = max(1, min(image.shape) // 512)
-    small = gaussian_filter(np.asarray(image, dtype=np.float32), stride)[::stride, ::stride]
-    flat = small - gaussian_filter(small, max(small.shape) / 4)
+    # Along each axis on its own, so that a long narrow image costs no more than a square one.
+    strides = [max(1, side // 512) for side in image.shape]
+    small = image[:: strides[0], :: strides[1]].astype(np.float32)
+    small = gaussian_filter(small, 1)
+    flat = small - gaussian_filter(small, [side / 4 for side in small.shape])
     deviation = np.clip(flat - np.median(flat), *np.percentile(flat, (0.1, 99.9)))
     return "haadf" if np.mean(deviation**3) > 0 else "bright_field"

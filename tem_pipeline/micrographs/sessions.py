@@ -8,22 +8,33 @@ import os
 import re
 import unicodedata
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from tem_pipeline.descriptions import read_description
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.calibration import MAX_PIXEL_SIZE_NM, MIN_PIXEL_SIZE_NM
 from tem_pipeline.micrographs.reading import SUPPORTED_SUFFIXES, shown
 
 SESSION_YAML = "session.yaml"
-MAX_YAML_BYTES = 64 * 1024
 MAX_KEY_LENGTH = 100
 
 FOREIGN_IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".webp", ".jp2", ".heic", ".psd", ".pdf", ".dm2", ".img", ".mrcs", ".st", ".rec", ".ali"}
-    | {
+    [
+        ".bmp",
+        ".gif",
+        ".webp",
+        ".jp2",
+        ".heic",
+        ".psd",
+        ".pdf",
+        ".dm2",
+        ".img",
+        ".mrcs",
+        ".st",
+        ".rec",
+        ".ali",
         ".eer",
         ".tvips",
         ".mib",
@@ -37,7 +48,7 @@ FOREIGN_IMAGE_SUFFIXES = frozenset(
         ".npy",
         ".tpx3",
         ".czi",
-    }
+    ]
 )
 """Images that nobody here reads: a session that holds some must say so, instead of passing over them."""
 
@@ -82,14 +93,6 @@ class SessionDescription(BaseModel):
     stack: Literal["frames", "fields"] = "frames"
     notes: Annotated[str, Field(max_length=20_000)] | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out_empty(cls, values: Any) -> Any:
-        """Let a key with nothing behind it, as templates have them, mean its default."""
-        if not isinstance(values, dict):
-            return values
-        return {key: value for key, value in values.items() if value not in (None, "", "~", "null")}
-
     @field_validator("sample_id", "operator", "microscope", "metal")
     @classmethod
     def _strip(cls, value: str | None) -> str | None:
@@ -119,66 +122,10 @@ def read_session_description(folder: str | Path) -> SessionDescription:
         return SessionDescription()
     try:
         if not path.is_file() or not _lies_in(path, Path(folder)):
-            raise UserError(f"{name}: it is no plain file of this folder: write it here or remove it")
-        with path.open("rb") as file:
-            content = file.read(MAX_YAML_BYTES + 1)
-    except OSError as error:
-        raise UserError(
-            f"{name}: it cannot be read ({error.strerror}): give this account the right to"
-        ) from error
-    if len(content) > MAX_YAML_BYTES:
-        raise UserError(
-            f"{name}: it is larger than {MAX_YAML_BYTES // 1024} kB: keep only the session's description"
-        )
-    try:
-        values = _plain_mapping(content.decode("utf-8-sig"))
-        return SessionDescription.model_validate(values)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name}: it is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or "it is no YAML"
-        raise UserError(f"{name}: {where}{problem}: write one 'key: value' a line") from error
-    except ValidationError as error:
-        raise UserError(f"{name}: {_in_one_line(error)}") from error
-    except ValueError as error:
+            raise UserError("it is no plain file of this folder: write it here or remove it")
+        return read_description(path, SessionDescription)
+    except UserError as error:
         raise UserError(f"{name}: {error}") from error
-
-
-def _plain_mapping(text: str) -> dict[str, Any]:
-    """Parse a flat mapping; every scalar stays text, so that a sample 007 or 2026-11-22 keeps its name."""
-    depth = 0
-    # Looked at one by one first, events cost neither recursion nor what aliases would multiply.
-    for event in yaml.parse(text, Loader=yaml.BaseLoader):
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError("aliases (*name) are not allowed: write the value itself")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > 3:
-            raise ValueError("it is nested too deeply: write one 'key: value' a line")
-    node = yaml.compose(text, Loader=yaml.BaseLoader)
-    if node is None or (isinstance(node, yaml.ScalarNode) and not node.value):
-        return {}
-    if not isinstance(node, yaml.MappingNode):
-        raise ValueError("it holds no 'key: value' lines")
-    keys: set[str] = set()
-    for key, _ in node.value:
-        if str(key.value) in keys:
-            raise ValueError(f"{str(key.value)[:40]!r} stands in it twice: keep one")
-        keys.add(str(key.value))
-    return yaml.load(text, Loader=yaml.BaseLoader)
-
-
-def _in_one_line(error: ValidationError) -> str:
-    known = ", ".join(SessionDescription.model_fields)
-    lines: dict[str, str] = {}
-    for item in error.errors(include_url=False):
-        name = str(item["loc"][0])[:40] if item["loc"] else "it"
-        if item["type"] == "extra_forbidden":
-            lines[name] = f"{name!r} is unknown, use {known}"
-        else:
-            lines.setdefault(name, f"{name} {str(item['input'])[:40]!r}: {item['msg']}")
-    return "; ".join(list(lines.values())[:3])
 
 
 def session_key(name: str) -> str:

@@ -5,7 +5,8 @@ What is logged where is left to `tracking`; where the images come from, to `anno
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,7 +69,8 @@ def prepare_keras(threads: int) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if os.environ["KERAS_BACKEND"] == "tensorflow":
-        import tensorflow
+        with _quiet_start():
+            import tensorflow
 
         try:
             tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
@@ -76,6 +78,20 @@ def prepare_keras(threads: int) -> None:
         except RuntimeError:
             # TensorFlow has started already in this process; its thread count can't be changed any more.
             pass
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Keep TensorFlow's remarks on missing GPUs off a person's terminal: no setting of its own does."""
+    stderr = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def train_network(

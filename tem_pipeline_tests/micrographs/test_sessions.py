@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tem_pipeline.descriptions import MAX_YAML_BYTES
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.sessions import (
-    MAX_YAML_BYTES,
     SessionDescription,
     printable,
     read_session_description,
