@@ -12,7 +12,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster$(if $(DEMO),/demo,)
 DAGSTER_PORT ?= 3000
 MLFLOW_PORT ?= 5000
 
-.PHONY: help demo dev test test-slow lint format lock clean
+.PHONY: help demo dev test test-slow lint format docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -64,6 +64,9 @@ lint: $(VENV)/dev.stamp ## ruff and pyright
 format: $(VENV)/dev.stamp ## let ruff format and mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+docs: $(VENV)/runtime.stamp ## write the data dictionary from the schemas
+	@$(BIN)/python -m tem_pipeline.data_dictionary > docs/data-dictionary.md
 
 lock: $(BIN)/python ## resolve the requirements anew (needs uv)
 	uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

@@ -146,7 +146,9 @@ def _segment_one(
         if labels is not None:
             as_input = _as_large_as(labels, micrograph.image.shape)
             write_bytes(out / f"{named.name}_{kind}.tif", encode_tiff(as_input, size_of_input_nm))
-    overlay = overlay_png(image, masks.labels, masks.shell_labels, pixel_size_nm=size_nm, max_px=2048, maximum_bytes=None)
+    overlay = overlay_png(
+        image, masks.labels, masks.shell_labels, pixel_size_nm=size_nm, max_px=2048, maximum_bytes=None
+    )
     write_bytes(out / f"{named.name}_overlay.png", overlay)
     measured = measure_particles(masks.labels, image, masks.core_probability, size_nm)
     origin = {
