@@ -14,11 +14,12 @@ TABLES = {
 
 def render() -> str:
     """Give the data dictionary of every table as Markdown."""
-    parts = [
-        "# Data dictionary\n\nMade from the schemas by `make docs`; a test holds it to them. Each table lies at"
-        " `data/lake/TABLE/session=SESSION/part-0.parquet`; the unit of a column stands in its Parquet field's"
-        " metadata too.\n"
-    ]
+    introduction = (
+        "# Data dictionary\n\nMade from the schemas by `make docs`; a test holds it to them. Each table lies "
+        "at `data/lake/TABLE/session=SESSION/part-0.parquet`; the unit of a column stands in its Parquet "
+        "field's metadata too.\n"
+    )
+    parts = [introduction]
     for name, (description, schema) in TABLES.items():
         parts.append(f"## {name}\n\n{description}\n\n{data_dictionary(schema).strip()}\n")
     return "\n".join(parts)

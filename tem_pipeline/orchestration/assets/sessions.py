@@ -1,4 +1,7 @@
-"""The assets of one session: from its folder of microscope files to its particle table and statistics."""
+"""The assets of one session: from its folder of microscope files to its particle table and statistics.
+
+Assets carry no return annotation: by `MaterializeResult` Dagster would take them to have no value.
+"""
 
 from typing import Any
 
@@ -37,9 +40,7 @@ GROUP: dict[str, Any] = {
         ),
     ],
 )
-def raw_tem_images(
-    context: dg.AssetExecutionContext, platform: Platform, session_lock: SessionLock
-) -> dg.MaterializeResult:
+def raw_tem_images(context: dg.AssetExecutionContext, platform: Platform, session_lock: SessionLock):
     """Calibrated TIFFs and the manifest: one row an image, refused files included."""
     session = context.partition_key
     folder = session_folder(dict(context.run.tags), platform.layout, session)
@@ -92,7 +93,7 @@ def predicted_masks(
     platform: Platform,
     session_lock: SessionLock,
     raw_tem_images: pd.DataFrame,
-) -> dg.MaterializeResult:
+):
     """Label images of cores and shells with confidence and image quality, made by the champion."""
     layout, settings = platform.layout, platform.settings
     champion = tracking.check_champion(platform.store, layout)
@@ -152,7 +153,7 @@ def particle_table(
     session_lock: SessionLock,
     raw_tem_images: pd.DataFrame,
     predicted_masks: pd.DataFrame,
-) -> dg.MaterializeResult:
+):
     """One row a particle: the table everybody queries."""
     session, layout = context.partition_key, platform.layout
     particles = measure_session(
@@ -184,7 +185,7 @@ def size_distributions(
     raw_tem_images: pd.DataFrame,
     predicted_masks: pd.DataFrame,
     particle_table: pd.DataFrame,
-) -> dg.MaterializeResult:
+):
     """Count, mean, standard deviation, median and histogram of each measurand."""
     session = context.partition_key
     sample_id = raw_tem_images["sample_id"].iloc[0] if len(raw_tem_images) else session

@@ -1,4 +1,7 @@
-"""The training assets: annotated sets to models in MLflow, their comparison, and the champion."""
+"""The training assets: annotated sets to models in MLflow, their comparison, and the champion.
+
+Assets carry no return annotation: by `MaterializeResult` Dagster would take them to have no value.
+"""
 
 import tempfile
 from collections.abc import Callable
@@ -43,7 +46,7 @@ def model_key(loss: str) -> str:
 
 
 @dg.asset(**GROUP, kinds={"parquet"})
-def annotated_images(platform: Platform, training_plan: TrainingPlan) -> dg.MaterializeResult:
+def annotated_images(platform: Platform, training_plan: TrainingPlan):
     """Labelled sets, checked, split by source micrograph into training, validation and test, and hashed."""
     combined = combine_sets([read_annotated_set(folder) for folder in training_plan.folders(platform.layout)])
     parts = split_sources([image.group for image in combined.images], training_plan.split_seed).tolist()
@@ -77,9 +80,7 @@ def _annotation_png(image: AnnotatedImage) -> bytes:
     kinds={"parquet"},
     ins={"annotated_images": dg.AssetIn(key_prefix="training")},
 )
-def augmented_dataset(
-    platform: Platform, training_plan: TrainingPlan, annotated_images: pd.DataFrame
-) -> dg.MaterializeResult:
+def augmented_dataset(platform: Platform, training_plan: TrainingPlan, annotated_images: pd.DataFrame):
     """Augmented crops of the training images, in Parquet shards with source and transform of every row."""
     profile = _profile(training_plan)
     images = from_catalogue(annotated_images, "training")
@@ -110,7 +111,7 @@ def augmented_dataset(
     )
 
 
-def _profile(plan: TrainingPlan) -> Any:
+def _profile(plan: TrainingPlan):
     if plan.profile not in PROFILES:
         raise UserError(f"profile {plan.profile!r} is unknown: use one of {', '.join(PROFILES)}")
     return PROFILES[plan.profile]
@@ -134,7 +135,7 @@ def _build_model_asset(loss: str) -> dg.AssetsDefinition:
         training_plan: TrainingPlan,
         annotated_images: pd.DataFrame,
         augmented_dataset: pd.DataFrame,
-    ) -> dg.MaterializeResult:
+    ):
         row = _train(context, platform, training_plan, loss, annotated_images, augmented_dataset)
         scores = {name: row[f"validation_{name}"] for name in SCORE_NAMES}
         picture = row.pop("picture")
@@ -292,7 +293,7 @@ def _trained_models(platform: Platform, dataset_hash: str) -> pd.DataFrame:
 @dg.asset(
     **GROUP, kinds={"parquet"}, deps=MODEL_DEPS, ins={"annotated_images": dg.AssetIn(key_prefix="training")}
 )
-def loss_comparison(platform: Platform, annotated_images: pd.DataFrame) -> dg.MaterializeResult:
+def loss_comparison(platform: Platform, annotated_images: pd.DataFrame):
     """The paper's table 1 and figure 4 for our data: every loss on the test images, beside Otsu's."""
     models = _trained_models(platform, annotated_images["dataset_hash"].iloc[0])
     images = from_catalogue(annotated_images, "test")
@@ -351,7 +352,7 @@ def _score_row(loss: str, version: str, evaluated: pd.DataFrame) -> dict[str, An
         )
     ],
 )
-def champion_model(platform: Platform, annotated_images: pd.DataFrame) -> dg.MaterializeResult:
+def champion_model(platform: Platform, annotated_images: pd.DataFrame):
     """The registry's alias `champion`; moved only to a model that is better on images new to both."""
     models = _trained_models(platform, annotated_images["dataset_hash"].iloc[0])
     candidate_row = models.sort_values("validation_dice").iloc[-1]
