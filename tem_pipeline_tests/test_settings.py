@@ -35,7 +35,7 @@ def test_the_environment_wins_and_is_named_as_the_origin(monkeypatch):
 
 def test_a_wrong_setting_is_one_line_that_names_it(monkeypatch):
     monkeypatch.setenv("TEM_TILE_PX", "100")
-    with pytest.raises(UserError, match="TEM_TILE_PX.*16"):
+    with pytest.raises(UserError, match=r"TEM_TILE_PX.*16"):
         load_settings()
 
 

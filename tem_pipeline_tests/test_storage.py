@@ -38,9 +38,14 @@ def test_a_file_appears_only_when_it_is_complete(tmp_path: Path):
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
     target = tmp_path / "table.parquet"
     target.write_bytes(b"old")
-    with pytest.raises(ValueError, match="broke"), atomic_path(target) as part:
-        part.write_bytes(b"new")
-        raise ValueError("broke")
+
+    def write_half() -> None:
+        with atomic_path(target) as part:
+            part.write_bytes(b"new")
+            raise ValueError("broke")
+
+    with pytest.raises(ValueError, match="broke"):
+        write_half()
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["table.parquet"]
 

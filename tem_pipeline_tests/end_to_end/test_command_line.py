@@ -1,7 +1,6 @@
 import json
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -79,8 +78,8 @@ def test_the_particle_table_has_its_schema_and_its_provenance_on_every_row(labor
     assert written.field("area_nm2").metadata[b"unit"] == "nm²".encode()
     particles = table(laboratory, "particle_table")
     assert len(particles) > 30
-    for column in ("file_sha256", "pixel_sha256", "model_name", "model_version", "model_sha256", "code_version"):
-        assert particles[column].notna().all(), column
+    origin = ["file_sha256", "pixel_sha256", "model_name", "model_version", "model_sha256", "code_version"]
+    assert particles[origin].notna().all(axis=None)
     assert set(particles["session_id"]) == {"2026-11-22"}
     assert set(particles["loss"]) == {"dice"}
     assert particles["particle_id"].is_unique
@@ -125,8 +124,6 @@ def test_an_image_without_particles_counts_as_an_image(laboratory, tmp_path):
     folder = tmp_path / "nothing_there"
     folder.mkdir()
     noise = np.random.default_rng(0).normal(1000, 10, (256, 256)).astype(np.float32)
-    with h5py.File(folder / "empty.hdf5", "w"):
-        pass
     tifffile.imwrite(
         folder / "empty_field.tif", noise, imagej=True, resolution=(10, 10), metadata={"unit": "nm"}
     )
@@ -134,7 +131,6 @@ def test_an_image_without_particles_counts_as_an_image(laboratory, tmp_path):
     assert table(laboratory, "raw_tem_images", "nothing_there").query("status == 'ok'").shape[0] == 1
     statistics = table(laboratory, "size_distributions", "nothing_there").set_index("measurand")
     assert statistics.loc["equivalent_diameter", "n_images"] == 1
-    assert "particles" in " ".join(table(laboratory, "particle_table", "nothing_there").columns) or True
     found = table(laboratory, "particle_table", "nothing_there")
     assert len(found) == statistics.loc["equivalent_diameter", ["n_counted", "n_excluded_edge"]].sum()
 

@@ -45,9 +45,7 @@ def test_the_assets_are_those_of_the_design(definitions: dg.Definitions):
 def ingest(definitions: dg.Definitions, instance: dg.DagsterInstance, session: str, **tags: str):
     instance.add_dynamic_partitions(str(SESSIONS.name), [session])
     job = definitions.resolve_job_def("ingest_session")
-    return job.execute_in_process(
-        instance=instance, partition_key=session, tags=tags, raise_on_error=False
-    )
+    return job.execute_in_process(instance=instance, partition_key=session, tags=tags, raise_on_error=False)
 
 
 def test_a_session_is_ingested_with_its_checks_and_its_manifest_as_metadata(
@@ -78,7 +76,7 @@ def test_a_partition_key_that_leads_outside_fails_and_writes_nothing_there(
     (tmp_path / "session").mkdir()
     result = ingest(definitions, instance, key, **{SESSION_FOLDER_TAG: str(tmp_path / "session")})
     assert not result.success
-    assert not [path for path in tmp_path.rglob("*.parquet")]
+    assert not list(tmp_path.rglob("*.parquet"))
 
 
 def test_a_session_folder_that_is_gone_fails_with_its_name(

@@ -91,8 +91,8 @@ def test_dark_cores_and_bright_cores_are_found_alike_and_the_mode_is_found_out(m
 
 
 def test_objects_under_the_smallest_diameter_are_removed():
-    image = discs(dark=True)
-    assert segment_micrograph(image, SegmentationModel(CARD, threshold), minimum_diameter_px=30).labels.max() == 0
+    model = SegmentationModel(CARD, threshold)
+    assert segment_micrograph(discs(dark=True), model, minimum_diameter_px=30).labels.max() == 0
 
 
 def test_a_model_with_shells_gives_labels_of_whole_particles():
