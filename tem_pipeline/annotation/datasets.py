@@ -8,20 +8,20 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from tem_pipeline.annotation.splitting import source_groups
+from tem_pipeline.descriptions import read_description
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.calibration import MAX_PIXEL_SIZE_NM, MIN_PIXEL_SIZE_NM
+from tem_pipeline.micrographs.ingestion import pixel_sha256
 from tem_pipeline.micrographs.intensity import standardise
 from tem_pipeline.micrographs.reading import MicrographError, group_acquisitions, read_micrographs, shown
 
 DATASET_YAML = "dataset.yaml"
-MAX_YAML_BYTES = 64 * 1024
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 CORE_CLASSES = ("background", "core")
 SHELL_CLASSES = ("background", "shell", "core")
@@ -263,9 +263,9 @@ def _read(folder: Path) -> tuple[AnnotatedSet | None, list[str]]:
     faults: list[str] = []
     description = DatasetDescription()
     try:
-        description = _read_description(folder / DATASET_YAML)
-    except _Fault as fault:
-        faults.append(f"{DATASET_YAML}: {fault}")
+        description = read_description(folder / DATASET_YAML, DatasetDescription)
+    except UserError as error:
+        faults.append(f"{DATASET_YAML}: {error}")
     files: dict[str, dict[str, Path]] = {}
     for kind in ("images", "masks", "shells"):
         files[kind], doubled = _files_by_name(folder, kind)
@@ -364,25 +364,6 @@ def _read_annotation(name: str, files: dict[str, Path]) -> _Annotation:
     )
 
 
-def pixel_sha256(image: np.ndarray) -> str:
-    """Hash the values of an image, not their bytes: the same pixels in another file type hash alike.
-
-    Parameters
-    ----------
-    image : ndarray, (height, width)
-
-    Returns
-    -------
-    str
-        SHA-256 over the shape as little-endian int64 and the pixels as little-endian float32, the same that
-        a session's manifest has.
-    """
-    digest = hashlib.sha256(np.array(image.shape, dtype="<i8").tobytes())
-    with np.errstate(over="ignore"):
-        digest.update(np.ascontiguousarray(image, dtype="<f4").tobytes())
-    return digest.hexdigest()
-
-
 def _read_image(
     file: Path, kind: str, *, measurable_only: bool
 ) -> tuple[np.ndarray, tuple[float, float] | None]:
@@ -444,71 +425,6 @@ def _check_instances(where: str, instances: np.ndarray, count: int) -> None:
             f"{where}: its {count} labels lie in {pieces} pieces, so they seem to code classes: "
             "give each particle its own label, or use 255 for all cores, and put whole particles into shells/"
         )
-
-
-def _read_description(path: Path) -> DatasetDescription:
-    if not path.exists() and not path.is_symlink():
-        return DatasetDescription()
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_YAML_BYTES + 1)
-    except OSError as error:
-        raise _Fault(f"it cannot be read ({error.strerror}): give this account the right to") from error
-    if len(content) > MAX_YAML_BYTES:
-        raise _Fault(f"it is larger than {MAX_YAML_BYTES // 1024} kB: keep only the set's description")
-    try:
-        values = _plain_mapping(content.decode("utf-8-sig"))
-        return DatasetDescription.model_validate(values)
-    except UnicodeDecodeError as error:
-        raise _Fault(f"it is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or "it is no YAML"
-        raise _Fault(f"{line}{problem}: write one 'key: value' a line") from error
-    except ValidationError as error:
-        raise _Fault(_in_one_line(error)) from error
-    except ValueError as error:
-        raise _Fault(str(error)) from error
-
-
-def _plain_mapping(text: str) -> dict[str, Any]:
-    """Parse a mapping; every scalar stays text, so that an image 007 or 2026-11-22 keeps its name."""
-    depth = 0
-    # Looked at one by one first, events cost neither recursion nor what aliases would multiply.
-    for event in yaml.parse(text, Loader=yaml.BaseLoader):
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError("aliases (*name) are not allowed: write the value itself")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > 3:
-            raise ValueError("it is nested too deeply: write one 'key: value' a line")
-    node = yaml.compose(text, Loader=yaml.BaseLoader)
-    if node is None:
-        return {}
-    mappings = [node, *(value for _, value in node.value)] if isinstance(node, yaml.MappingNode) else [None]
-    for mapping in mappings:
-        if mapping is None:
-            raise ValueError("it holds no 'key: value' lines")
-        keys: set[str] = set()
-        for key, _ in mapping.value if isinstance(mapping, yaml.MappingNode) else ():
-            if str(key.value) in keys:
-                raise ValueError(f"{str(key.value)[:40]!r} stands in it twice: keep one")
-            keys.add(str(key.value))
-    loaded = yaml.load(text, Loader=yaml.BaseLoader)
-    # A key with nothing behind it, as templates have them, means its default.
-    return {key: value for key, value in loaded.items() if value not in ("", "~", "null")}
-
-
-def _in_one_line(error: ValidationError) -> str:
-    known = ", ".join(DatasetDescription.model_fields)
-    lines: dict[str, str] = {}
-    for item in error.errors(include_url=False):
-        name = ".".join(str(part)[:40] for part in item["loc"]) or "it"
-        if item["type"] == "extra_forbidden":
-            lines[name] = f"{name!r} is unknown, use {known}"
-        else:
-            lines.setdefault(name, f"{name} {str(item['input'])[:40]!r}: {item['msg']}")
-    return shown("; ".join(list(lines.values())[:3]))
 
 
 def _assemble(

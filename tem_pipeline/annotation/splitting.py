@@ -28,6 +28,7 @@ the largest value over all shifts.
 
 _MIN_BLOCK_SIGNIFICANCE = 2.5
 _MIN_OVERLAP = 0.03  # of the smaller image's area
+_STARTS = 300  # enough that brute force found nothing nearer for up to 7 sources
 _PEAKS = 4  # a burnt-in text may correlate better than the crops do
 
 
@@ -316,8 +317,12 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 def _assign(sizes: np.ndarray, shares: np.ndarray, used: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Give each source a part: the best of several random starts, each improved by moves and exchanges."""
     target = shares * sizes.sum()
+    # No split is nearer than the one by single images; most often whole sources allow that one.
+    single = np.floor(target)
+    single[np.argsort(single - target)[: round(target.sum() - single.sum())]] += 1
+    nearest = float(np.sum((single - target) ** 2))
     best, best_error = np.zeros(len(sizes), dtype=int), np.inf
-    for _ in range(16):
+    for _ in range(_STARTS):
         part = np.empty(len(sizes), dtype=int)
         counts = np.zeros(len(shares))
         for place, source in enumerate(rng.permutation(len(sizes))):
@@ -329,6 +334,8 @@ def _assign(sizes: np.ndarray, shares: np.ndarray, used: np.ndarray, rng: np.ran
         error = float(np.sum((np.bincount(part, sizes, len(shares)) - target) ** 2))
         if error < best_error - 1e-9:
             best, best_error = part, error
+        if best_error <= nearest + 1e-9:
+            break
     return best
 
 
