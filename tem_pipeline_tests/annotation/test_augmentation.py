@@ -234,7 +234,7 @@ def test_the_training_rows_hold_no_source_of_validation_or_test(reference_data):
         parts = split_sources([image.group for image in images], seed)
         training = [image for image, part in zip(images, parts, strict=True) if part == "training"]
         held = {image.group for image, part in zip(images, parts, strict=True) if part != "training"}
-        used = {row.group for row in augment_images(training, 40, 64, seed)}
+        used = {row.group for row in augment_images(training, len(training), 64, seed)}
         assert used
         assert not used & held
 

@@ -3,7 +3,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
@@ -123,6 +123,7 @@ group_lists = st.lists(st.integers(1, 6), min_size=3, max_size=9).map(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(group_lists, st.integers(0, 10**6), st.randoms())
 def test_a_split_keeps_sources_whole_fills_every_part_and_ignores_the_order(groups, seed, random):
     parts = split_sources(groups, seed)
@@ -133,6 +134,7 @@ def test_a_split_keeps_sources_whole_fills_every_part_and_ignores_the_order(grou
     assert [part_of[group] for group in shuffled] == list(split_sources(shuffled, seed))
 
 
+@settings(max_examples=40, deadline=None)
 @given(group_lists, st.integers(0, 1000))
 def test_no_split_of_whole_sources_is_nearer_to_the_fractions(groups, seed):
     fractions = np.array([0.64, 0.16, 0.20])
