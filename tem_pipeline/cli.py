@@ -170,7 +170,8 @@ def evaluate(
         return
     print(f"{summary['model']} on {summary['images']} images ({summary['skipped']} skipped: trained on them)")
     for name, (low, high) in summary["intervals"].items():
-        print(f"{name:10} {summary[name]:.4f}  95 % interval {low:.4f} … {high:.4f}")
+        interval = "one source: no interval" if low is None else f"95 % interval {low:.4f} … {high:.4f}"
+        print(f"{name:10} {summary[name]:.4f}  {interval}")
 
 
 @app.command()

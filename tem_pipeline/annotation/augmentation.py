@@ -5,7 +5,6 @@ intensities; its transform is kept with it. Which images are for training is lef
 """
 
 import io
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -16,10 +15,16 @@ import pyarrow.parquet as pq
 from scipy.ndimage import affine_transform, gaussian_filter, spline_filter
 
 from tem_pipeline.annotation.datasets import AnnotatedImage
+from tem_pipeline.annotation.pixels import (
+    INTENSITY_LIMIT,
+    decode_class_map,
+    decode_image,
+    encode_class_map,
+    encode_image,
+)
 from tem_pipeline.errors import UserError
 from tem_pipeline.storage import AnyPath, write_content
 
-INTENSITY_LIMIT = 8.0
 """Standardised intensities lie in -8 … 8; shards keep them as 16-bit PNG over that range."""
 
 MAX_SCALE = 1.33
@@ -241,7 +246,7 @@ def read_shards(shards: Sequence[AnyPath]) -> tuple[np.ndarray, np.ndarray]:
             with shard.open("rb") as file:
                 table = pq.ParquetFile(file).read(columns=["image", "mask"])
             for image_png, mask_png in zip(table["image"], table["mask"], strict=True):
-                image, class_map = decode_image(image_png.as_py()), _decode_png(mask_png.as_py())
+                image, class_map = decode_image(image_png.as_py()), decode_class_map(mask_png.as_py())
                 if position == 0:
                     images = np.empty((total, *image.shape), dtype=np.float32)
                     class_maps = np.empty((total, *image.shape), dtype=np.uint8)
@@ -259,33 +264,6 @@ def read_shards(shards: Sequence[AnyPath]) -> tuple[np.ndarray, np.ndarray]:
 def _count_rows(shard: AnyPath) -> int:
     with shard.open("rb") as file:
         return pq.ParquetFile(file).metadata.num_rows
-
-
-def encode_image(image: np.ndarray) -> bytes:
-    """Encode a standardised image as 16-bit PNG.
-
-    Parameters
-    ----------
-    image : ndarray, (height, width)
-        Intensities in -8 … 8; what lies beyond is clipped.
-
-    Returns
-    -------
-    bytes
-        0 … 65535 stands for -8 … 8, so intensities are kept to 0.00013.
-    """
-    levels = np.rint((image + INTENSITY_LIMIT) * (65535 / (2 * INTENSITY_LIMIT)))
-    return _encode_png(np.clip(levels, 0, 65535).astype(np.uint16))
-
-
-def decode_image(png: bytes) -> np.ndarray:
-    """Decode what `encode_image` gave.
-
-    Returns
-    -------
-    ndarray, (height, width), float32
-    """
-    return _decode_png(png).astype(np.float32) * (2 * INTENSITY_LIMIT / 65535) - INTENSITY_LIMIT
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,11 +311,11 @@ def _draw_transform(rng: np.random.Generator, source: _Source, crop_px: int) -> 
         flip=flip,
         angle_deg=float(angle),
         scale=scale,
-        blur_px=float(rng.uniform(0.3, 1.2)) if rng.random() < 0.25 else 0.0,
-        gamma=float(np.exp(rng.uniform(-0.35, 0.35))),
-        gain=float(np.exp(rng.uniform(-0.3, 0.3))),
-        offset=float(rng.uniform(-0.3, 0.3)),
-        noise_sd=float(rng.uniform(0.05, 0.4)) if rng.random() < 0.5 else 0.0,
+        blur_px=float(rng.uniform(0.3, 0.8)) if rng.random() < 0.15 else 0.0,
+        gamma=float(np.exp(rng.uniform(-0.15, 0.15))),
+        gain=float(np.exp(rng.uniform(-0.15, 0.15))),
+        offset=float(rng.uniform(-0.15, 0.15)),
+        noise_sd=float(rng.uniform(0.05, 0.2)) if rng.random() < 0.3 else 0.0,
     )
 
 
@@ -389,21 +367,5 @@ def _encode_row(row: AugmentedRow) -> dict:
         "part": row.part,
         "transform": asdict(row.transform),
         "image": encode_image(row.image),
-        "mask": _encode_png(row.class_map),
+        "mask": encode_class_map(row.class_map),
     }
-
-
-def _encode_png(image: np.ndarray) -> bytes:
-    from PIL import Image
-
-    stream = io.BytesIO()
-    # Noise holds no repetitions to search for, and a mask is made of runs.
-    Image.fromarray(image).save(stream, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
-    return stream.getvalue()
-
-
-def _decode_png(content: bytes) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
-        return np.asarray(picture)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tem_pipeline.annotation.datasets import AnnotatedImage
@@ -55,12 +56,18 @@ def summarise_evaluation(evaluated: pd.DataFrame, seed: int = 0) -> dict[str, An
     """
     by_source = evaluated.groupby("group")[COUNTS].sum().to_numpy()
     summary: dict[str, Any] = dict(scores(tuple(by_source.sum(axis=0))))
-    intervals = {k: list(v) for k, v in bootstrap_intervals(by_source, seed=seed).items()}
+    intervals = _intervals(by_source, seed)
     if set(SHELL_COUNTS) <= set(evaluated) and evaluated[SHELL_COUNTS].notna().all(axis=None):
         shells = evaluated.groupby("group")[SHELL_COUNTS].sum().to_numpy()
         summary["dice_shell"] = scores(tuple(shells.sum(axis=0)))["dice"]
-        intervals["dice_shell"] = list(bootstrap_intervals(shells, seed=seed)["dice"])
+        intervals["dice_shell"] = _intervals(shells, seed)["dice"]
     return {**summary, "intervals": intervals, "images": len(evaluated)}
+
+
+def _intervals(counts: np.ndarray, seed: int) -> dict[str, list[float | None]]:
+    """Give intervals that JSON can hold: a single source has none."""
+    found = bootstrap_intervals(counts, seed=seed)
+    return {name: [None if np.isnan(end) else end for end in ends] for name, ends in found.items()}
 
 
 def unseen(images: Sequence[AnnotatedImage], *cards: ModelCard, validation_too: bool) -> list[AnnotatedImage]:

@@ -48,7 +48,7 @@ class Profile:
 
 
 PROFILES = {
-    "quick": Profile("quick", 16, 128, 512, 240, 30),
+    "quick": Profile("quick", 16, 128, 512, 240, 40, batch=4),
     "standard": Profile("standard", 32, 256, 2000, 500, 50),
     "paper": Profile("paper", 64, 256, 2304, 5760, 288, learning_rate=1e-3),
 }

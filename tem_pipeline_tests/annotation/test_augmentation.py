@@ -13,12 +13,11 @@ from tem_pipeline.annotation.augmentation import (
     _prepare,
     _warp,
     augment_images,
-    decode_image,
-    encode_image,
     read_shards,
     write_shards,
 )
 from tem_pipeline.annotation.datasets import AnnotatedImage, read_annotated_set
+from tem_pipeline.annotation.pixels import decode_image, encode_image
 from tem_pipeline.annotation.splitting import split_sources
 from tem_pipeline.errors import UserError
 from tem_pipeline_tests.annotation.fields import field_of_discs

@@ -42,7 +42,7 @@ class Laboratory:
             text=True,
             cwd=self.root,
             env={**self.environment, **environment},
-            timeout=280,
+            timeout=1200,
         )
 
     def succeed(self, *arguments: object) -> str:
