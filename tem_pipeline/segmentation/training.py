@@ -48,7 +48,7 @@ class Profile:
 
 
 PROFILES = {
-    "quick": Profile("quick", 16, 128, 512, 240, 40, batch=4),
+    "quick": Profile("quick", 16, 128, 512, 160, 40, learning_rate=3e-3),
     "standard": Profile("standard", 32, 256, 2000, 500, 50),
     "paper": Profile("paper", 64, 256, 2304, 5760, 288, learning_rate=1e-3),
 }
@@ -68,6 +68,8 @@ def prepare_keras(threads: int) -> None:
     """Set Keras' backend up before it is first used: quiet, with the given number of threads."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    # TensorFlow leaves oneDNN off on processors without AVX-512; a training step takes 1.6 times as long then.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     if os.environ["KERAS_BACKEND"] == "tensorflow":
         with _quiet_start():
             import tensorflow
