@@ -46,6 +46,7 @@ def _client(store: ModelStore) -> Iterator[Any]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -139,10 +140,9 @@ def log_training(
         logged = mlflow.keras.log_model(  # type: ignore[attr-defined]
             trained.model,
             name="model",
-            registered_model_name=REGISTERED_MODEL,
             pip_requirements=[f"keras=={_version('keras')}", f"tensorflow=={_version('tensorflow')}"],
         )
-        version = str(logged.registered_model_version)
+        version = _register(client, logged.model_uri, run_id)
         client.set_model_version_tag(REGISTERED_MODEL, version, "loss", card["loss"])
         client.set_model_version_tag(REGISTERED_MODEL, version, "dataset_hash", card["dataset_hash"])
         complete = {"name": REGISTERED_MODEL, "version": version, "run_id": run_id, **card}
@@ -158,6 +158,17 @@ def log_training(
             (staging / "predictions.png").unlink()
         mlflow.log_artifacts(str(staging), INFERENCE_ARTIFACT)
     return exported
+
+
+def _register(client: Any, model_uri: str, run_id: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(REGISTERED_MODEL)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    return str(client.create_model_version(REGISTERED_MODEL, source=model_uri, run_id=run_id).version)
 
 
 def _version(package: str) -> str:

@@ -68,7 +68,7 @@ def prepare_keras(threads: int) -> None:
     """Set Keras' backend up before it is first used: quiet, with the given number of threads."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    # TensorFlow leaves oneDNN off on processors without AVX-512; a training step takes 1.6 times as long then.
+    # TensorFlow leaves oneDNN off on processors without AVX-512; a step then takes 1.6 times as long.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     if os.environ["KERAS_BACKEND"] == "tensorflow":
         with _quiet_start():
