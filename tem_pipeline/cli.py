@@ -75,6 +75,16 @@ def _layout() -> Layout:
     return layout_of(load_settings())
 
 
+def _set_folder(name: str) -> Path:
+    """Find an annotated set: a name below annotated/ goes before a folder of the working directory."""
+    annotated = Path(str(_layout().annotated))
+    is_name = Path(name).name == name and name != ".."
+    for folder in (annotated / name, Path(name)) if is_name else (Path(name),):
+        if folder.is_dir():
+            return folder.resolve()
+    raise UserError(f"{name}: is no annotated set; name a folder, or one below {annotated}")
+
+
 @app.command()
 def demo() -> None:
     """Run the main job on a simulated session, everything embedded below data/demo and models/demo."""
@@ -127,7 +137,7 @@ def train(
     """Train one model a loss on annotated sets; the best becomes champion if it earns it."""
     from tem_pipeline.orchestration.training_run import train_sets
 
-    folders = [str(Path(name).resolve()) if Path(name).is_dir() else name for name in sets]
+    folders = [str(_set_folder(name)) for name in sets]
     seed_of_split = load_settings().split_seed if split_seed is None else split_seed
     print(train_sets(folders, profile, loss or [], start_from, seed_of_split, seed))
 
@@ -146,13 +156,7 @@ def evaluate(
 
     settings = load_settings()
     layout = layout_of(settings)
-    folder = Path(annotated_set)
-    if not folder.is_dir():
-        folder = Path(str(layout.annotated)) / annotated_set
-    if not folder.is_dir():
-        raise UserError(
-            f"{annotated_set}: is no annotated set; name a folder, or one below {layout.annotated}"
-        )
+    folder = _set_folder(annotated_set)
     loaded = load_model(
         tracking.resolve_model(model, tracking.store_of(settings, layout), layout),
         settings.threads,

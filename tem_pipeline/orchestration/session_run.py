@@ -62,7 +62,7 @@ def summarise_session(layout: Layout, key: str) -> str:
         ),
     ]
     for row in distributions[distributions["measurand"] == "equivalent_diameter"].itertuples():
-        if row.n_counted and pd.notna(row.mean):
+        if row.n_counted:
             spread = f" ± {row.standard_deviation:.3f}" if pd.notna(row.standard_deviation) else ""
             lines.append(
                 f"  {row.n_counted} whole particles, equivalent diameter {row.mean:.3f}{spread} {row.unit}"

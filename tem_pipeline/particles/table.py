@@ -1,11 +1,13 @@
 """Puts a session's particle table together: what was measured on each image, with where it came from."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 import tifffile
 
 from tem_pipeline.particles.measurement import measure_particles
+from tem_pipeline.particles.schema import PARTICLE_SCHEMA
 from tem_pipeline.storage import AnyPath
 
 FROM_MANIFEST = (
@@ -54,8 +56,13 @@ def measure_session(
         )
         origin = {**raw[[c for c in FROM_MANIFEST if c != "image_id"]], **mask[[*FROM_MASKS, "image_id"]]}
         tables.append(with_origin(measured, {**origin, "pixel_size_nm": pixel_size_nm}))
+    return join_tables(tables)
+
+
+def join_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Put the tables of several images together; without any particle the columns are those of the schema."""
     filled = [table for table in tables if len(table)]
-    return pd.concat(filled, ignore_index=True) if filled else with_origin(measure_nothing(), {})
+    return pd.concat(filled, ignore_index=True) if filled else PARTICLE_SCHEMA.empty_table().to_pandas()
 
 
 def with_origin(measured: pd.DataFrame, origin: dict[str, Any]) -> pd.DataFrame:
@@ -71,13 +78,6 @@ def with_origin(measured: pd.DataFrame, origin: dict[str, Any]) -> pd.DataFrame:
     columns = {name: [None if pd.isna(value) else value] * len(measured) for name, value in origin.items()}
     identity = [f"{origin['session_id']}/{origin['image_id']}/{label}" for label in measured["label"]]
     return pd.concat([pd.DataFrame({"particle_id": identity, **columns}), measured], axis=1)
-
-
-def measure_nothing() -> pd.DataFrame:
-    """Give the columns of `measure_particles` without a row."""
-    import numpy as np
-
-    return measure_particles(np.zeros((1, 1), np.uint16))
 
 
 def _read(path: AnyPath) -> Any:

@@ -17,7 +17,7 @@ from tem_pipeline.micrographs.reading import Micrograph, group_acquisitions, rea
 from tem_pipeline.micrographs.sessions import session_files
 from tem_pipeline.particles.measurement import measure_particles
 from tem_pipeline.particles.schema import PARTICLE_SCHEMA, check_particle_table, conform
-from tem_pipeline.particles.table import measure_nothing, with_origin
+from tem_pipeline.particles.table import join_tables, with_origin
 from tem_pipeline.reports.figures import overlay_png
 from tem_pipeline.segmentation.inference import SegmentationModel, load_model, segment_micrograph
 from tem_pipeline.segmentation.masks import judge_image
@@ -71,8 +71,7 @@ def segment_files(
             table = _segment_one(named, out, model, settings, pixel_size_nm, mode)
             tables.append(table)
             advance(done, named.name)
-    filled = [table for table in tables if len(table)]
-    particles = pd.concat(filled, ignore_index=True) if filled else with_origin(measure_nothing(), {})
+    particles = join_tables(tables)
     check_particle_table(particles)
     write_table(out / "particle_table.parquet", conform(particles, PARTICLE_SCHEMA))
     return failures

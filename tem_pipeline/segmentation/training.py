@@ -184,8 +184,10 @@ def train_network(
         callbacks=[Validate()],
         verbose=0,
     )
-    model.set_weights(best["weights"])
-    return TrainedNetwork(model, pd.DataFrame(history), best["epoch"], time.monotonic() - started)
+    # A network never compiled: its file holds no optimiser and no loss, and loads anywhere.
+    finished = NETWORKS[network](profile.base_width, len(classes))
+    finished.set_weights(best["weights"])
+    return TrainedNetwork(finished, pd.DataFrame(history), best["epoch"], time.monotonic() - started)
 
 
 def _batches(images: np.ndarray, class_maps: np.ndarray, profile: Profile, seed: int) -> Any:
