@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps
 
 # `make dev DEMO=1` shows what `make demo` made.
 DATA_ROOT := $(if $(DEMO),data/demo,$(or $(TEM_DATA_ROOT),data))
