@@ -1,5 +1,6 @@
 """Annotated images with their split as one table: what every training step reads."""
 
+import hashlib
 from collections.abc import Sequence
 
 import pandas as pd
@@ -23,11 +24,15 @@ def to_catalogue(annotated: AnnotatedSet, parts: Sequence[str], split_seed: int)
     Returns
     -------
     DataFrame
-        One row an image; pixels as 16-bit PNG of the standardised image, class maps as 8-bit PNG.
+        One row an image; `dataset_hash` covers images, masks, sources and the split; pixels as 16-bit PNG of the standardised image, class maps as 8-bit PNG.
     """
+    # Models are compared on the test images of the split that they were trained with: another split of the
+    # same images is another data set.
+    split = "\n".join([annotated.sha256, *parts])
+    dataset_hash = hashlib.sha256(split.encode()).hexdigest()
     rows = [
         {
-            "dataset_hash": annotated.sha256,
+            "dataset_hash": dataset_hash,
             "split_seed": split_seed,
             "set_name": annotated.name,
             "name": image.name,

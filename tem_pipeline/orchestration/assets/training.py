@@ -55,7 +55,7 @@ def annotated_images(platform: Platform, training_plan: TrainingPlan):
     return dg.MaterializeResult(
         value=catalogue,
         metadata={
-            "dataset hash": combined.sha256,
+            "dataset hash": catalogue["dataset_hash"].iloc[0],
             "images": len(catalogue),
             "split": previews.table(counts.reindex(PARTS).reset_index()),
             "sources": previews.table(catalogue[["set_name", "name", "group", "part"]], 100),
