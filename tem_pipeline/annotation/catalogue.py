@@ -24,7 +24,8 @@ def to_catalogue(annotated: AnnotatedSet, parts: Sequence[str], split_seed: int)
     Returns
     -------
     DataFrame
-        One row an image; `dataset_hash` covers images, masks, sources and the split; pixels as 16-bit PNG of the standardised image, class maps as 8-bit PNG.
+        One row an image; `dataset_hash` covers images, masks, sources and the split. Pixels are 16-bit PNG of
+        the standardised image, class maps 8-bit PNG.
     """
     # Models are compared on the test images of the split that they were trained with: another split of the
     # same images is another data set.
