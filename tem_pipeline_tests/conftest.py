@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Machines are noisy: an example that takes long on one is no fault of the code.
+settings.register_profile("tem_pipeline", deadline=None)
+settings.load_profile("tem_pipeline")
 
 
 @pytest.fixture(scope="session")
