@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -185,7 +186,7 @@ def session_files(folder: str | Path) -> list[Path]:
         while pending:
             with os.scandir(pending.pop()) as entries:
                 for entry in entries:
-                    if entry.name.startswith(".") or _UNFINISHED.fullmatch(entry.name):
+                    if entry.name.startswith(".") or is_unfinished(entry.name):
                         continue
                     path = Path(entry.path)
                     if entry.is_dir(follow_symlinks=False):
@@ -202,12 +203,39 @@ def session_files(folder: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(root).parts)
 
 
+def is_unfinished(name: str) -> bool:
+    """Tell whether a copy that goes on has written this name: ``*.part``, ``*.tmp``, ``*downloading``."""
+    return _UNFINISHED.fullmatch(name) is not None
+
+
 def _lies_in(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def session_fingerprint(folder: str | Path) -> str:
+def file_digest(path: Path) -> tuple[int, str]:
+    """Give the size in bytes and the SHA-256 of a file's content.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+            return file.tell(), content
+    except OSError as error:
+        raise UserError(f"{shown(path)}: it cannot be read ({error.strerror})") from error
+
+
+def session_fingerprint(folder: str | Path, digest: Callable[[Path], tuple[int, str]] = file_digest) -> str:
     """Give a fingerprint of a session's content.
+
+    Parameters
+    ----------
+    folder : path
+    digest : callable, optional
+        Gives size and SHA-256 of a file.
 
     Returns
     -------
@@ -227,12 +255,7 @@ def session_fingerprint(folder: str | Path) -> str:
         paths.insert(0, root / SESSION_YAML)
     total = hashlib.sha256()
     for path in paths:
-        try:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-                size = file.tell()
-        except OSError as error:
-            raise UserError(f"{shown(path)}: it cannot be read ({error.strerror})") from error
+        size, content = digest(path)
         total.update(
             f"{path.relative_to(root).as_posix()}\0{size}\0{content}\n".encode("utf-8", "surrogateescape")
         )
