@@ -23,7 +23,7 @@ from tem_pipeline.micrographs.sessions import (
 )
 
 COMPLETE_MARKER = ".complete"
-_IMAGE_SUFFIXES = tuple(SUPPORTED_SUFFIXES | FOREIGN_IMAGE_SUFFIXES)
+_IMAGE_SUFFIXES = SUPPORTED_SUFFIXES | FOREIGN_IMAGE_SUFFIXES
 _DESKTOP_FILES = frozenset([".ds_store", ".directory"])
 _TIA_SERIES = re.compile(r"(.*)_\d+\.ser", re.DOTALL)
 
@@ -128,7 +128,7 @@ def look_at(folder: str | Path) -> Listing:
         If a folder cannot be listed.
     """
     root = os.fspath(folder)
-    seen: list[tuple[str, int, int, int]] = []
+    seen: list[str] = []
     emi: set[str] = set()
     ser: set[str] = set()
     unfinished: str | None = None
@@ -154,16 +154,18 @@ def look_at(folder: str | Path) -> Listing:
                     if stat.S_ISDIR(status.st_mode):
                         pending.append(entry.path)
                         continue
-                    changed_ns = max(changed_ns, status.st_ctime_ns)
-                    seen.append((entry.path, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-                    lowered = entry.path.lower()
-                    if lowered.endswith(_IMAGE_SUFFIXES):
+                    if status.st_ctime_ns > changed_ns:
+                        changed_ns = status.st_ctime_ns
+                    path = entry.path
+                    seen.append(f"{path}\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n")
+                    suffix = name[name.rfind(".") :].lower()
+                    if suffix in _IMAGE_SUFFIXES:
                         n_images += 1
-                        if lowered.endswith(".emi"):
-                            emi.add(lowered[:-4])
-                        elif lowered.endswith(".ser"):
-                            match = _TIA_SERIES.fullmatch(lowered)
-                            ser.add(match[1] if match else lowered[:-4])
+                        if suffix == ".emi":
+                            emi.add(path[:-4].lower())
+                        elif suffix == ".ser":
+                            match = _TIA_SERIES.fullmatch(path.lower())
+                            ser.add(match[1] if match else path[:-4].lower())
     except OSError as error:
         raise UserError(
             f"{shown(error.filename or root)}: the folder cannot be listed ({error.strerror})"
@@ -171,11 +173,9 @@ def look_at(folder: str | Path) -> Listing:
     if alone := emi - ser:
         unfinished = unfinished or f"{shown(os.path.basename(min(alone)))}.emi waits for its .ser"
     seen.sort()
-    digest = hashlib.blake2b(digest_size=16)
-    for path, *numbers in seen:
-        digest.update(f"{path[len(root) :]}\0{numbers}\n".encode("utf-8", "surrogateescape"))
+    everything = "".join(line[len(root) :] for line in seen).encode("utf-8", "surrogateescape")
     return Listing(
-        digest.hexdigest(),
+        hashlib.blake2b(everything, digest_size=16).hexdigest(),
         n_images,
         changed_ns / 1e9,
         marker_ns is not None and marker_ns >= changed_ns,
