@@ -4,8 +4,9 @@ import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
+from zoneinfo import available_timezones
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from upath import UPath
 
@@ -57,6 +58,32 @@ class Settings(BaseSettings):
     split_seed: int = Field(
         default=0, ge=0, description="seed of the split into training, validation and test"
     )
+    settling_s: float = Field(
+        default=60, ge=0, le=86_400, description="a session is complete when unchanged for so many seconds"
+    )
+    arrival_interval_s: int = Field(
+        default=30, ge=1, le=3600, description="seconds between two looks at incoming/"
+    )
+    process_on_arrival: bool = Field(
+        default=False, description="process a session fully when it is complete, instead of at night"
+    )
+    time_zone: str = Field(default="UTC", description="of the nightly run at 02:00, such as Europe/Berlin")
+    attempts: int = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="nights on which a session that fails is tried before it is parked",
+    )
+    webhook_url: str | None = Field(
+        default=None, pattern="^https?://", description="told of every session that failed; none: nobody is"
+    )
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_time_zone(cls, name: str) -> str:
+        if name not in available_timezones():
+            raise ValueError("it is no time zone: use a name such as UTC or Europe/Berlin")
+        return name
 
 
 @lru_cache(maxsize=1)

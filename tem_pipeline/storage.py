@@ -26,6 +26,7 @@ from tem_pipeline.settings import Settings, resolve_root
 
 SESSION_KEY = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 TABLE_FILE = "part-0.parquet"
+_FINGERPRINT = b"session_fingerprint"
 
 AnyPath = UPath | Path
 
@@ -56,6 +57,11 @@ class Layout:
     def reports(self) -> UPath:
         """Pages for people."""
         return self.data_root / "reports"
+
+    @property
+    def state(self) -> UPath:
+        """What the platform remembers of incoming/; it can be lost without harm."""
+        return self.data_root / ".state"
 
     @property
     def champion(self) -> UPath:
@@ -162,6 +168,31 @@ def read_table(source: AnyPath, columns: list[str] | None = None) -> pd.DataFram
         raise UserError(f"{source}: there is no such table yet; materialise its asset first")
     with source.open("rb") as file:
         return pq.ParquetFile(file).read(columns=columns).to_pandas()
+
+
+def mark_fingerprint(table: pa.Table, fingerprint: str | None) -> pa.Table:
+    """Write into a table's metadata which content of the session's folder it was made from."""
+    marked = dict(table.schema.metadata or {})
+    marked.pop(_FINGERPRINT, None)
+    if fingerprint:
+        marked[_FINGERPRINT] = fingerprint.encode()
+    return table.replace_schema_metadata(marked)
+
+
+def table_fingerprint(source: AnyPath) -> str | None:
+    """Read which content of the session's folder a table was made from.
+
+    Returns
+    -------
+    str or None
+        None where there is no such table, or where it can't be read or doesn't say.
+    """
+    try:
+        with source.open("rb") as file:
+            metadata = pq.read_schema(file).metadata or {}
+    except (FileNotFoundError, pa.ArrowException):
+        return None
+    return metadata[_FINGERPRINT].decode() if _FINGERPRINT in metadata else None
 
 
 def encode_tiff(image: np.ndarray, pixel_size_nm: float | None = None) -> bytes:

@@ -23,7 +23,8 @@ def ingest_session(folder: AnyPath, session_key: str, target: AnyPath) -> pd.Dat
     Returns
     -------
     DataFrame
-        The manifest, `ingestion.MANIFEST_SCHEMA`, which the caller writes last.
+        The manifest, `ingestion.MANIFEST_SCHEMA`, which the caller writes last. Its `attrs` hold the
+        session_fingerprint, which a manifest without rows has nowhere else.
 
     Raises
     ------
@@ -41,4 +42,6 @@ def ingest_session(folder: AnyPath, session_key: str, target: AnyPath) -> pd.Dat
             content = encode_tiff(ingested.image, ingested.row["pixel_size_x_nm"])
             row["image_file"] = write_content(target, row["image_id"], ".tif", content)
         rows.append(row)
-    return manifest_table(rows).to_pandas()
+    manifest = manifest_table(rows).to_pandas()
+    manifest.attrs["session_fingerprint"] = fingerprint
+    return manifest

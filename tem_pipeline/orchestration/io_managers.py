@@ -9,7 +9,7 @@ from tem_pipeline.micrographs.ingestion import MANIFEST_SCHEMA
 from tem_pipeline.orchestration.resources import Platform
 from tem_pipeline.particles.schema import PARTICLE_SCHEMA, SIZE_DISTRIBUTION_SCHEMA, conform
 from tem_pipeline.segmentation.masks import MASK_SCHEMA
-from tem_pipeline.storage import read_table, write_table
+from tem_pipeline.storage import mark_fingerprint, read_table, table_fingerprint, write_table
 
 SCHEMAS: dict[str, pa.Schema] = {
     "raw_tem_images": MANIFEST_SCHEMA,
@@ -31,12 +31,24 @@ class LakeTables(dg.ConfigurableIOManager):
         """Check a table against its schema and put it in place of the former one."""
         path = self._path(context)
         schema = SCHEMAS.get(context.asset_key.path[-1])
-        write_table(path, conform(obj, schema) if schema else obj)
+        table = conform(obj, schema) if schema else pa.Table.from_pandas(obj, preserve_index=False)
+        if schema:
+            table = mark_fingerprint(table, self._fingerprint(context, obj))
+        write_table(path, table)
         context.add_output_metadata({"path": dg.MetadataValue.path(str(path)), "rows": len(obj)})
 
     def load_input(self, context: dg.InputContext) -> pd.DataFrame:
         """Read the table of the same session, or of the whole asset."""
         return read_table(self._path(context))
+
+    def _fingerprint(self, context: dg.OutputContext, obj: pd.DataFrame) -> str | None:
+        """Give the content of the session's folder that a table comes from.
+
+        That of the manifest holds for what is made from it: the run has the session's lock.
+        """
+        if context.asset_key.path[-1] == "raw_tem_images":
+            return obj.attrs.get("session_fingerprint")
+        return table_fingerprint(self.platform.layout.table("raw_tem_images", context.partition_key))
 
     def _path(self, context: dg.InputContext | dg.OutputContext) -> UPath:
         session = (

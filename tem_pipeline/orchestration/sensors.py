@@ -1,0 +1,88 @@
+"""Watches incoming/ and the runs of sessions; what is to be done is decided in `requests`."""
+
+import time
+from pathlib import Path
+
+import dagster as dg
+
+from tem_pipeline.errors import UserError
+from tem_pipeline.orchestration.arrivals import (
+    Arrival,
+    Memory,
+    load_memory,
+    observe,
+    save_memory,
+    stopwatch,
+)
+from tem_pipeline.orchestration.jobs import ingest_session, process_session
+from tem_pipeline.orchestration.partitions import SESSIONS
+from tem_pipeline.orchestration.requests import attempt_on_arrival, past_runs, run_request
+from tem_pipeline.orchestration.resources import Platform
+from tem_pipeline.settings import load_settings
+from tem_pipeline.storage import Layout, table_fingerprint
+
+# Dagster gives a tick 60 s; the file that is being hashed when these are over is hashed to its end.
+TICK_SECONDS = 20.0
+REQUESTS_A_TICK = 100
+
+
+def requests_on_arrival(
+    instance: dg.DagsterInstance, layout: Layout, memory: Memory, arrivals: list[Arrival], job: str
+) -> list[dg.RunRequest]:
+    """Ask for a run of every complete session whose content nobody has taken yet."""
+    requests: list[dg.RunRequest] = []
+    for arrival in arrivals:
+        seen = memory.sessions.get(arrival.folder.name)
+        fingerprint, key = arrival.fingerprint, arrival.folder.key
+        if fingerprint is None or seen is None or seen.taken == fingerprint:
+            continue
+        if len(requests) == REQUESTS_A_TICK:
+            break
+        ingested = table_fingerprint(layout.table("raw_tem_images", key))
+        attempt = attempt_on_arrival(fingerprint, ingested, past_runs(instance, key))
+        if attempt is None:
+            seen.taken = fingerprint
+        else:
+            # Not taken before a later tick has found the run: this process may be killed any moment.
+            seen.taken = None
+            requests.append(run_request(job, key, fingerprint, attempt))
+    return requests
+
+
+@dg.sensor(
+    jobs=[ingest_session, process_session],
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=load_settings().arrival_interval_s,
+    description="Takes up session folders once they are complete, and again when their content changes.",
+)
+def new_microscope_sessions(
+    context: dg.SensorEvaluationContext, platform: Platform
+) -> dg.SensorResult | dg.SkipReason:
+    """Register complete sessions and ask for their runs."""
+    settings, layout, out_of_time = platform.settings, platform.layout, stopwatch(TICK_SECONDS)
+    memory = load_memory(layout)
+    try:
+        arrivals = observe(Path(str(layout.incoming)), memory, time.time(), settings.settling_s, out_of_time)
+    except UserError as error:
+        return dg.SkipReason(str(error))
+    job = process_session.name if settings.process_on_arrival else ingest_session.name
+    requests = requests_on_arrival(context.instance, layout, memory, arrivals, job)
+    try:
+        save_memory(layout, memory)
+    except UserError as error:
+        # Without a memory nothing settles; what a marker completes is still taken.
+        context.log.error(str(error))
+    if not requests:
+        waiting = sum(arrival.waiting is not None for arrival in arrivals)
+        faulty = sum(arrival.fault is not None for arrival in arrivals)
+        more = f", more after {memory.next_name}" if memory.next_name else ""
+        return dg.SkipReason(
+            f"nothing new in {len(arrivals)} folders: {waiting} arriving, {faulty} with a fault{more}"
+        )
+    keys = [str(request.partition_key) for request in requests]
+    return dg.SensorResult(
+        run_requests=requests, dynamic_partitions_requests=[SESSIONS.build_add_request(keys)]
+    )
+
+
+SENSORS = [new_microscope_sessions]

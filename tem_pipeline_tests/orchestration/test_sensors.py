@@ -1,0 +1,214 @@
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from tem_pipeline.micrographs.sessions import session_fingerprint, session_key
+from tem_pipeline.micrographs.simulation import simulate_session
+from tem_pipeline.orchestration import sensors
+from tem_pipeline.orchestration.partitions import SESSIONS
+from tem_pipeline.orchestration.requests import FINGERPRINT_TAG
+from tem_pipeline.orchestration.resources import PARTITION_TAG, Platform
+from tem_pipeline.orchestration.sensors import new_microscope_sessions
+from tem_pipeline.settings import load_settings
+from tem_pipeline.storage import read_table
+
+Tick = Callable[[], list[dg.RunRequest]]
+
+
+@pytest.fixture(autouse=True)
+def settle_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TEM_SETTLING_S", "0")
+    load_settings.cache_clear()
+    yield
+    load_settings.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    out = tmp_path_factory.mktemp("simulated")
+    simulate_session(out, images=3, size=64)
+    return sorted((out / "session").glob("*.tif"))
+
+
+@pytest.fixture
+def incoming(platform: Platform) -> Path:
+    folder = Path(str(platform.layout.incoming))
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def evaluate(instance: dg.DagsterInstance, platform: Platform):
+    def evaluate():
+        context = dg.build_sensor_context(instance=instance, resources={"platform": platform})
+        return new_microscope_sessions(context)
+
+    return evaluate
+
+
+@pytest.fixture
+def tick(evaluate) -> Tick:
+    def tick() -> list[dg.RunRequest]:
+        result = evaluate()
+        return list(result.run_requests) if isinstance(result, dg.SensorResult) else []
+
+    return tick
+
+
+@pytest.fixture
+def run(definitions: dg.Definitions, instance: dg.DagsterInstance):
+    def run(request: dg.RunRequest) -> bool:
+        instance.add_dynamic_partitions(str(SESSIONS.name), [str(request.partition_key)])
+        job = definitions.resolve_job_def(str(request.job_name))
+        return job.execute_in_process(
+            instance=instance,
+            partition_key=request.partition_key,
+            tags=dict(request.tags),
+            raise_on_error=False,
+        ).success
+
+    return run
+
+
+def deliver(files: list[Path], folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for file in files:
+        shutil.copy(file, folder)
+
+
+def test_a_session_is_asked_for_until_it_runs_and_never_again(tick, run, incoming, files, platform):
+    deliver(files, incoming / "Pt C 1")
+    first = tick()
+    key = session_key("Pt C 1")
+    assert [(request.job_name, request.partition_key) for request in first] == [("ingest_session", key)]
+    assert key in str(first[0].run_key)
+    assert session_fingerprint(incoming / "Pt C 1") in str(first[0].run_key)
+    # Nobody knows whether the daemon got any further: the same request, under the same key, is made again.
+    assert [request.run_key for request in tick()] == [first[0].run_key]
+    assert run(first[0])
+    assert tick() == []
+    assert set(read_table(platform.layout.table("raw_tem_images", key))["session_name"]) == {"Pt C 1"}
+
+
+def test_a_partition_without_a_run_is_no_session_done(tick, incoming, files, instance):
+    instance.add_dynamic_partitions(str(SESSIONS.name), ["a"])
+    deliver(files, incoming / "a")
+    assert [request.partition_key for request in tick()] == ["a"]
+
+
+def test_new_partitions_are_registered_with_the_request(evaluate, incoming, files):
+    deliver(files, incoming / "a")
+    result = evaluate()
+    assert result.dynamic_partitions_requests[0].partition_keys == ["a"]
+
+
+def test_images_added_later_are_taken_and_a_mere_touch_is_not(tick, run, incoming, files, platform):
+    deliver(files[:2], incoming / "a")
+    assert run(tick()[0])
+    os.utime(incoming / "a" / files[0].name)
+    assert tick() == []
+    deliver(files[2:], incoming / "a")
+    (again,) = tick()
+    assert again.tags[FINGERPRINT_TAG] == session_fingerprint(incoming / "a")
+    assert run(again)
+    assert tick() == []
+    manifest = read_table(platform.layout.table("raw_tem_images", "a"))
+    assert sorted(manifest["file"]) == sorted(file.name for file in files)
+
+
+def test_content_that_comes_back_is_taken_again_under_a_new_run_key(tick, run, incoming, files):
+    deliver(files[:2], incoming / "a")
+    keys = []
+    for change in (
+        lambda: None,
+        lambda: deliver(files[2:], incoming / "a"),
+        lambda: (incoming / "a" / files[2].name).unlink(),
+    ):
+        change()
+        (request,) = tick()
+        keys.append(request.run_key)
+        assert run(request)
+        assert tick() == []
+    assert len(set(keys)) == 3
+
+
+def test_a_session_that_failed_is_left_to_the_night(tick, run, incoming, files):
+    deliver(files, incoming / "a")
+    (incoming / "a/session.yaml").write_text("mode: wrong")
+    assert not run(tick()[0])
+    assert tick() == []
+    (incoming / "a/session.yaml").write_text("mode: haadf")
+    assert run(tick()[0])
+
+
+def test_a_memory_that_is_lost_or_broken_does_no_harm(tick, run, incoming, files, platform):
+    deliver(files, incoming / "a")
+    assert run(tick()[0])
+    assert tick() == []
+    for content in (b"{", b"[]", b'{"version": 1}', b"\xff"):
+        Path(str(platform.layout.state / "arrivals.json")).write_bytes(content)
+        assert tick() == []
+
+
+def test_a_listing_that_fails_skips_the_tick_and_forgets_nothing(evaluate, tick, incoming, files, platform):
+    deliver(files, incoming / "a")
+    tick()
+    memory = Path(str(platform.layout.state / "arrivals.json")).read_bytes()
+    incoming.rename(incoming.with_name("gone"))
+    skipped = evaluate()
+    assert isinstance(skipped, dg.SkipReason)
+    assert "cannot be listed" in str(skipped.skip_message)
+    assert Path(str(platform.layout.state / "arrivals.json")).read_bytes() == memory
+
+
+def test_faulty_folders_do_not_keep_others_from_being_taken(evaluate, tick, incoming, files, tmp_path):
+    deliver(files, incoming / "good")
+    deliver(files, tmp_path / "outside")
+    (incoming / "link").symlink_to(tmp_path / "outside")
+    (incoming / "empty").mkdir()
+    (incoming / "README.md").write_text("not a session")
+    assert [request.partition_key for request in tick()] == ["good"]
+
+
+def test_an_arriving_session_waits(tick, incoming, files, monkeypatch):
+    monkeypatch.setenv("TEM_SETTLING_S", "1000")
+    load_settings.cache_clear()
+    deliver(files, incoming / "a")
+    assert tick() == []
+    assert tick() == []
+    (incoming / "a/.complete").touch()
+    assert len(tick()) == 1
+
+
+def test_many_folders_are_taken_in_bounded_steps(tick, incoming, files, instance, monkeypatch):
+    monkeypatch.setattr(sensors, "TICK_SECONDS", 0.0)
+    monkeypatch.setattr(sensors, "REQUESTS_A_TICK", 2)
+    for number in range(7):
+        deliver(files, incoming / f"s{number}")
+    seen = set()
+    for _ in range(40):
+        requests = tick()
+        assert len(requests) <= 2
+        seen |= {str(request.partition_key) for request in requests}
+    assert seen == {f"s{number}" for number in range(7)}
+
+
+def test_a_setting_makes_arrivals_be_processed_at_once(tick, incoming, files, monkeypatch):
+    monkeypatch.setenv("TEM_PROCESS_ON_ARRIVAL", "true")
+    load_settings.cache_clear()
+    deliver(files, incoming / "a")
+    assert [request.job_name for request in tick()] == ["process_session"]
+
+
+def test_a_run_under_way_is_not_doubled(tick, incoming, files, instance, definitions):
+    deliver(files, incoming / "a")
+    (request,) = tick()
+    instance.add_dynamic_partitions(str(SESSIONS.name), ["a"])
+    instance.create_run_for_job(
+        definitions.resolve_job_def("ingest_session"), tags={**request.tags, PARTITION_TAG: "a"}
+    )
+    assert tick() == []
