@@ -10,6 +10,7 @@ from tem_pipeline.orchestration.assets.training import TRAINING_ASSETS
 from tem_pipeline.orchestration.io_managers import LakeTables
 from tem_pipeline.orchestration.jobs import JOBS
 from tem_pipeline.orchestration.resources import Platform, SessionLock, TrainingPlan
+from tem_pipeline.orchestration.schedules import SCHEDULES
 from tem_pipeline.orchestration.sensors import SENSORS
 from tem_pipeline.settings import load_settings
 
@@ -37,6 +38,7 @@ def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg
         assets=[*SESSION_ASSETS, *TRAINING_ASSETS],
         jobs=JOBS,
         sensors=SENSORS,
+        schedules=SCHEDULES,
         resources={**resources, **(resource_overrides or {})},
         # One process a run: starting one a step costs seconds each, and the run holds the session's lock.
         executor=dg.in_process_executor,

@@ -1,7 +1,6 @@
 """Runs the same jobs in this process, for the command line; Dagster's UI shows these runs like any other."""
 
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import dagster as dg
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration.build import build_definitions
+from tem_pipeline.orchestration.failures import failure_reason
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.settings import PROJECT_ROOT
 
@@ -66,17 +66,4 @@ def run_job(
             raise_on_error=False,
         )
         if not result.success:
-            raise UserError(_reason(result.all_events))
-
-
-def _reason(events: Sequence[dg.DagsterEvent]) -> str:
-    """Say in one line why a run failed: the innermost cause of the first failure."""
-    for event in events:
-        data = event.event_specific_data
-        error = getattr(data, "error", None)
-        if (event.is_failure or event.is_step_failure) and error is not None:
-            while error.cause is not None:
-                error = error.cause
-            # Our own errors are written for people: their class says nothing more.
-            return re.sub(r"^tem_pipeline\.[\w.]+: ", "", error.message.strip())
-    return "the run failed; see it in Dagster's UI"
+            raise UserError(failure_reason(result.all_events))

@@ -14,6 +14,7 @@ from tem_pipeline.orchestration.arrivals import (
     save_memory,
     stopwatch,
 )
+from tem_pipeline.orchestration.failures import fail_abandoned_runs, session_failures
 from tem_pipeline.orchestration.jobs import ingest_session, process_session
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.requests import attempt_on_arrival, past_runs, run_request
@@ -60,6 +61,8 @@ def new_microscope_sessions(
 ) -> dg.SensorResult | dg.SkipReason:
     """Register complete sessions and ask for their runs."""
     settings, layout, out_of_time = platform.settings, platform.layout, stopwatch(TICK_SECONDS)
+    for run_id in fail_abandoned_runs(context.instance, layout):
+        context.log.warning(f"run {run_id}: its process is gone")
     memory = load_memory(layout)
     try:
         arrivals = observe(Path(str(layout.incoming)), memory, time.time(), settings.settling_s, out_of_time)
@@ -85,4 +88,4 @@ def new_microscope_sessions(
     )
 
 
-SENSORS = [new_microscope_sessions]
+SENSORS = [new_microscope_sessions, session_failures]

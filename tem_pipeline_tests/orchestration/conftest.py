@@ -1,14 +1,20 @@
 """Installations of their own for tests of the Dagster layer: real folders, real stores, an own instance."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import pytest
 
+from tem_pipeline.micrographs.simulation import simulate_session
 from tem_pipeline.orchestration.build import build_definitions
 from tem_pipeline.orchestration.io_managers import LakeTables
+from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import Platform, SessionLock
+from tem_pipeline.segmentation.inference import ModelCard, write_card
+from tem_pipeline.settings import load_settings
 
 
 @pytest.fixture
@@ -33,3 +39,64 @@ def definitions(platform: Platform) -> dg.Definitions:
             "tables": LakeTables(platform=platform),
         }
     )
+
+
+def deliver(files: list[Path], folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for file in files:
+        shutil.copy(file, folder)
+
+
+@pytest.fixture
+def settle_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TEM_SETTLING_S", "0")
+    load_settings.cache_clear()
+    yield
+    load_settings.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    out = tmp_path_factory.mktemp("simulated")
+    simulate_session(out, images=3, size=64)
+    return sorted((out / "session").glob("*.tif"))
+
+
+@pytest.fixture
+def incoming(platform: Platform) -> Path:
+    folder = Path(str(platform.layout.incoming))
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def run(definitions: dg.Definitions, instance: dg.DagsterInstance):
+    def run(request: dg.RunRequest) -> bool:
+        instance.add_dynamic_partitions(str(SESSIONS.name), [str(request.partition_key)])
+        job = definitions.resolve_job_def(str(request.job_name))
+        return job.execute_in_process(
+            instance=instance,
+            partition_key=request.partition_key,
+            tags=dict(request.tags),
+            raise_on_error=False,
+        ).success
+
+    return run
+
+
+def lay_champion(platform: Platform, version: str = "1") -> None:
+    """Lay down a champion without a registry: a network that calls a pixel core where it is dark."""
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    tile = ops.parameter([1, -1, -1, 1], np.float32)
+    core = ops.sigmoid(ops.multiply(ops.add(tile, ops.constant(np.float32(1))), ops.constant(np.float32(-8))))
+    both = ops.concat([ops.subtract(ops.constant(np.float32(1)), core), core], axis=3)
+    folder = platform.layout.champion
+    weights = Path(str(folder)) / f"weights-{version}"
+    weights.mkdir(parents=True, exist_ok=True)
+    ov.save_model(ov.Model([both], [tile]), weights / "model.xml", compress_to_fp16=False)
+    card = ModelCard(
+        "tem_segmentation", version, "dice", "threshold", 4, ("background", "core"), weights.name
+    )
+    write_card(folder, card)

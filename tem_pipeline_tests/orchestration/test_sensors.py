@@ -1,5 +1,4 @@
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +6,6 @@ import dagster as dg
 import pytest
 
 from tem_pipeline.micrographs.sessions import session_fingerprint, session_key
-from tem_pipeline.micrographs.simulation import simulate_session
 from tem_pipeline.orchestration import sensors
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.requests import FINGERPRINT_TAG
@@ -15,30 +13,11 @@ from tem_pipeline.orchestration.resources import PARTITION_TAG, Platform
 from tem_pipeline.orchestration.sensors import new_microscope_sessions
 from tem_pipeline.settings import load_settings
 from tem_pipeline.storage import read_table
+from tem_pipeline_tests.orchestration.conftest import deliver
 
 Tick = Callable[[], list[dg.RunRequest]]
 
-
-@pytest.fixture(autouse=True)
-def settle_at_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TEM_SETTLING_S", "0")
-    load_settings.cache_clear()
-    yield
-    load_settings.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    out = tmp_path_factory.mktemp("simulated")
-    simulate_session(out, images=3, size=64)
-    return sorted((out / "session").glob("*.tif"))
-
-
-@pytest.fixture
-def incoming(platform: Platform) -> Path:
-    folder = Path(str(platform.layout.incoming))
-    folder.mkdir(parents=True)
-    return folder
+pytestmark = pytest.mark.usefixtures("settle_at_once")
 
 
 @pytest.fixture
@@ -57,27 +36,6 @@ def tick(evaluate) -> Tick:
         return list(result.run_requests) if isinstance(result, dg.SensorResult) else []
 
     return tick
-
-
-@pytest.fixture
-def run(definitions: dg.Definitions, instance: dg.DagsterInstance):
-    def run(request: dg.RunRequest) -> bool:
-        instance.add_dynamic_partitions(str(SESSIONS.name), [str(request.partition_key)])
-        job = definitions.resolve_job_def(str(request.job_name))
-        return job.execute_in_process(
-            instance=instance,
-            partition_key=request.partition_key,
-            tags=dict(request.tags),
-            raise_on_error=False,
-        ).success
-
-    return run
-
-
-def deliver(files: list[Path], folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    for file in files:
-        shutil.copy(file, folder)
 
 
 def test_a_session_is_asked_for_until_it_runs_and_never_again(tick, run, incoming, files, platform):
