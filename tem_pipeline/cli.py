@@ -254,6 +254,20 @@ def query(
 
 
 @app.command()
+def sessions(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """List every session, its state and the reason."""
+    import time
+
+    from tem_pipeline.orchestration.session_states import as_lines, as_record, session_states
+
+    states = session_states(_layout(), load_settings(), time.time())
+    if as_json:
+        print(json.dumps([as_record(state) for state in states]))
+    else:
+        print("\n".join(as_lines(states)))
+
+
+@app.command()
 def settings(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """List every setting, its value and where it came from."""
     rows = settings_table(load_settings())

@@ -74,6 +74,9 @@ class Settings(BaseSettings):
         le=100,
         description="nights on which a session that fails is tried before it is parked",
     )
+    abandoned_after_s: float = Field(
+        default=120, ge=1, description="a run this old whose process is gone is failed, and tried again"
+    )
     webhook_url: str | None = Field(
         default=None, pattern="^https?://", description="told of every session that failed; none: nobody is"
     )

@@ -14,9 +14,9 @@ from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration.jobs import ingest_session, process_session
 from tem_pipeline.orchestration.requests import FINGERPRINT_TAG, failed_attempts, past_runs
 from tem_pipeline.orchestration.resources import PARTITION_TAG, Platform
+from tem_pipeline.orchestration.session_states import FAILURE_TABLE
 from tem_pipeline.storage import SESSION_KEY, Layout, session_lock, write_table
 
-FAILURE_TABLE = "session_failures"
 FAILURE_SCHEMA = pa.schema(
     [
         ("session_id", pa.string()),

@@ -61,7 +61,7 @@ def new_microscope_sessions(
 ) -> dg.SensorResult | dg.SkipReason:
     """Register complete sessions and ask for their runs."""
     settings, layout, out_of_time = platform.settings, platform.layout, stopwatch(TICK_SECONDS)
-    for run_id in fail_abandoned_runs(context.instance, layout):
+    for run_id in fail_abandoned_runs(context.instance, layout, settings.abandoned_after_s):
         context.log.warning(f"run {run_id}: its process is gone")
     memory = load_memory(layout)
     try:
