@@ -38,7 +38,9 @@ def requests_at_night(
 
     Sessions that were processed from a folder outside incoming/ are completed from there.
     """
-    wanted = {arrival.folder.key: (arrival.fingerprint, None) for arrival in arrivals if arrival.fingerprint}
+    wanted: dict[str, tuple[str, str | None]] = {
+        arrival.folder.key: (arrival.fingerprint, None) for arrival in arrivals if arrival.fingerprint
+    }
     below_incoming = {session_key(name) for name in memory.sessions} | {a.folder.key for a in arrivals}
     for key in _ingested_sessions(layout) - below_incoming:
         if found := _folder_outside(layout, key):

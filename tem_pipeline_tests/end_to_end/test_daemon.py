@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dagster as dg
@@ -41,6 +41,7 @@ class Daemon:
         config["run_retries"]["max_retries"] = 50
         (self.home / "dagster.yaml").write_text(yaml.safe_dump(config))
         self.process: subprocess.Popen | None = None
+        self.groups: list[int] = []
 
     def start(self) -> None:
         environment = {
@@ -60,6 +61,7 @@ class Daemon:
                 stderr=log,
                 start_new_session=True,
             )
+        self.groups.append(self.process.pid)
 
     def family(self) -> list[psutil.Process]:
         """The daemon, its code server and the workers of its runs."""
@@ -69,6 +71,14 @@ class Daemon:
             return [daemon, *daemon.children(recursive=True)]
         except psutil.NoSuchProcess:
             return []
+
+    def end(self) -> None:
+        """Kill whatever was started, orphans of earlier kills included."""
+        for group in self.groups:
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait()
 
     def kill(self, victims: list[psutil.Process]) -> None:
         for victim in victims:
@@ -102,7 +112,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     daemon = Daemon(tmp_path)
     daemon.start()
     yield daemon
-    daemon.kill(daemon.family())
+    daemon.end()
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +147,7 @@ def test_a_session_copied_in_slowly_is_taken_once_and_again_when_images_follow(d
         copy_slowly(file, slow, SETTLING_S * 0.6)
         with daemon.runs() as runs:
             assert runs == []
-    assert any((daemon.layout.state / "arrivals.json").exists() for _ in range(1)), (
-        "the sensor has not looked"
-    )
+    assert (daemon.layout.state / "arrivals.json").exists(), "the sensor has not looked"
     daemon.wait_until(lambda: daemon.holds("slow"), 60)
     check_manifest(daemon, "slow", files[:3])
     copy_slowly(files[3], slow, 0)

@@ -95,7 +95,8 @@ def lay_champion(platform: Platform, version: str = "1") -> None:
     folder = platform.layout.champion
     weights = Path(str(folder)) / f"weights-{version}"
     weights.mkdir(parents=True, exist_ok=True)
-    ov.save_model(ov.Model([both], [tile]), weights / "model.xml", compress_to_fp16=False)
+    model = ov.Model([both], [tile])  # type: ignore[misc]
+    ov.save_model(model, weights / "model.xml", compress_to_fp16=False)
     card = ModelCard(
         "tem_segmentation", version, "dice", "threshold", 4, ("background", "core"), weights.name
     )

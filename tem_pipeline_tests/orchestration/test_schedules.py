@@ -30,8 +30,7 @@ FAILURE, SUCCESS, STARTED = (
 @pytest.fixture
 def night(instance: dg.DagsterInstance, platform: Platform):
     def night() -> list[dg.RunRequest]:
-        context = dg.build_schedule_context(instance=instance, resources={"platform": platform})
-        result = nightly_sessions(context)
+        result = nightly_sessions(dg.build_schedule_context(instance=instance), platform=platform)
         return result if isinstance(result, list) else []
 
     return night
@@ -156,9 +155,9 @@ def test_the_reason_of_a_failure_is_kept_in_one_line(
     events = [entry.dagster_event for entry in instance.all_logs(failed.run_id) if entry.dagster_event]
     event = next(event for event in events if event.is_failure and not event.is_step_event)
     context = dg.build_run_status_sensor_context(
-        "session_failures", event, instance, failed, resources={"platform": platform}
+        "session_failures", event, instance, failed
     ).for_run_failure()
-    session_failures(context)
+    session_failures(context, platform=platform)
     (row,) = read_table(platform.layout.table(FAILURE_TABLE, "a")).to_dict("records")
     assert row["session_fingerprint"] == request.tags[FINGERPRINT_TAG]
     assert row["failed_attempts"] == 1

@@ -23,8 +23,7 @@ pytestmark = pytest.mark.usefixtures("settle_at_once")
 @pytest.fixture
 def evaluate(instance: dg.DagsterInstance, platform: Platform):
     def evaluate():
-        context = dg.build_sensor_context(instance=instance, resources={"platform": platform})
-        return new_microscope_sessions(context)
+        return new_microscope_sessions(dg.build_sensor_context(instance=instance), platform=platform)
 
     return evaluate
 
@@ -33,7 +32,7 @@ def evaluate(instance: dg.DagsterInstance, platform: Platform):
 def tick(evaluate) -> Tick:
     def tick() -> list[dg.RunRequest]:
         result = evaluate()
-        return list(result.run_requests) if isinstance(result, dg.SensorResult) else []
+        return list(result.run_requests or []) if isinstance(result, dg.SensorResult) else []
 
     return tick
 
