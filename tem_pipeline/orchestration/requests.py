@@ -16,6 +16,7 @@ ATTEMPT_TAG = "tem_pipeline/attempt"
 SESSION_TABLES = ("raw_tem_images", "predicted_masks", "particle_table", "size_distributions")
 PROCESS_JOB = "process_session"
 _RECENT_RUNS = 50
+CRASHES_ON_ARRIVAL = 3
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,15 @@ class PastRun:
         Content that it was asked for; None where a person launched it.
     attempt : int
     status : DagsterRunStatus
+    crashed : bool
+        Its process died, and Dagster doesn't launch it again.
     """
 
     job: str
     fingerprint: str | None
     attempt: int
     status: dg.DagsterRunStatus
+    crashed: bool = False
 
 
 def past_runs(instance: dg.DagsterInstance, key: str) -> list[PastRun]:
@@ -46,6 +50,10 @@ def past_runs(instance: dg.DagsterInstance, key: str) -> list[PastRun]:
             run.tags.get(FINGERPRINT_TAG),
             int(run.tags.get(ATTEMPT_TAG, "0")),
             run.status,
+            # A step that failed is a fault of data or disk; a crash to be retried is Dagster's to launch again.
+            run.status == dg.DagsterRunStatus.FAILURE
+            and run.tags.get("dagster/failure_reason") != "STEP_FAILURE"
+            and run.tags.get("dagster/will_retry") == "false",
         )
         for run in runs
     ]
@@ -74,9 +82,12 @@ def attempt_on_arrival(fingerprint: str, ingested: str | None, runs: Sequence[Pa
         Number of the attempt; None when the manifest holds this content, or when the latest run was for it:
         then that run is under way, or the nightly run tries again.
     """
-    if ingested == fingerprint or (runs and runs[0].fingerprint == fingerprint):
+    latest = runs[0] if runs else None
+    attempt = _next_attempt(fingerprint, runs)
+    lost = latest is not None and latest.crashed and attempt <= CRASHES_ON_ARRIVAL
+    if ingested == fingerprint or (latest and latest.fingerprint == fingerprint and not lost):
         return None
-    return _next_attempt(fingerprint, runs)
+    return attempt
 
 
 def attempt_at_night(

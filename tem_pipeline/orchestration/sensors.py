@@ -40,9 +40,11 @@ def requests_on_arrival(
         if len(requests) == REQUESTS_A_TICK:
             break
         ingested = table_fingerprint(layout.table("raw_tem_images", key))
-        attempt = attempt_on_arrival(fingerprint, ingested, past_runs(instance, key))
+        runs = past_runs(instance, key)
+        attempt = attempt_on_arrival(fingerprint, ingested, runs)
         if attempt is None:
-            seen.taken = fingerprint
+            # A run that isn't over may still be lost: it is looked at again.
+            seen.taken = fingerprint if ingested == fingerprint else None
         else:
             # Not taken before a later tick has found the run: this process may be killed any moment.
             seen.taken = None
