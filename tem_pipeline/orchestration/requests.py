@@ -50,7 +50,7 @@ def past_runs(instance: dg.DagsterInstance, key: str) -> list[PastRun]:
             run.tags.get(FINGERPRINT_TAG),
             int(run.tags.get(ATTEMPT_TAG, "0")),
             run.status,
-            # A step that failed is a fault of data or disk; a crash to be retried is Dagster's to launch again.
+            # A failed step is a fault of data or disk; a crash that will be retried is left to Dagster.
             run.status == dg.DagsterRunStatus.FAILURE
             and run.tags.get("dagster/failure_reason") != "STEP_FAILURE"
             and run.tags.get("dagster/will_retry") == "false",
