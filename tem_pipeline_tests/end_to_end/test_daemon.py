@@ -139,6 +139,7 @@ def check_manifest(daemon: Daemon, session: str, files: list[Path]) -> None:
     assert all((folder / name).exists() for name in manifest["image_file"])
 
 
+@pytest.mark.slow
 def test_a_session_copied_in_slowly_is_taken_once_and_again_when_images_follow(daemon: Daemon, files):
     slow = daemon.incoming / "slow"
     slow.mkdir()
@@ -157,7 +158,8 @@ def test_a_session_copied_in_slowly_is_taken_once_and_again_when_images_follow(d
         assert [run.job_name for run in runs] == ["ingest_session"] * 2
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, 20])
 def test_whatever_is_killed_every_session_ends_with_one_right_table(daemon: Daemon, files, kills: int):
     chance = random.Random(kills)
     sessions = ["s1", "s2", "s3"]
