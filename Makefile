@@ -8,7 +8,6 @@ INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-ch
 # `make dev DEMO=1` shows what `make demo` made.
 DATA_ROOT := $(if $(DEMO),data/demo,$(or $(TEM_DATA_ROOT),data))
 MODELS_ROOT := $(if $(DEMO),models/demo,$(or $(TEM_MODELS_ROOT),models))
-export DAGSTER_HOME ?= $(CURDIR)/.dagster$(if $(DEMO),/demo,)
 DAGSTER_PORT ?= 3000
 MLFLOW_PORT ?= 5000
 
@@ -37,6 +36,7 @@ $(VENV)/dev.stamp: requirements/dev.txt $(VENV)/runtime.stamp
 demo: $(VENV)/runtime.stamp ## set up and run the main job on a simulated session
 	@$(BIN)/tem-pipeline demo
 
+dev: export DAGSTER_HOME ?= $(CURDIR)/.dagster$(if $(DEMO),/demo,)
 dev: $(VENV)/runtime.stamp ## set up and start Dagster's UI and daemon and MLflow's UI (DEMO=1: the demo's)
 	@mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml
 	@mkdir -p $(MODELS_ROOT)/mlflow

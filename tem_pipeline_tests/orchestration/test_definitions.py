@@ -1,3 +1,5 @@
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +16,12 @@ from tem_pipeline.settings import PROJECT_ROOT
 from tem_pipeline.storage import read_table
 
 
-def test_the_workspace_loads_cleanly(tmp_path: Path):
+def test_the_workspace_and_the_settings_of_dagster_load_cleanly(tmp_path: Path):
+    shutil.copy(PROJECT_ROOT / "dagster.yaml", tmp_path)
     validated = subprocess.run(
         [Path(sys.executable).parent / "dagster", "definitions", "validate", "-w", "workspace.yaml"],
         cwd=PROJECT_ROOT,
+        env={**os.environ, "DAGSTER_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
