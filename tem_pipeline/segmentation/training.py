@@ -147,7 +147,7 @@ def train_network(
         raise UserError("training needs at least one training image and one validation image: annotate more")
     started = time.monotonic()
     keras.utils.set_random_seed(seed)
-    model = NETWORKS[network](profile.base_width, len(classes))
+    model = _with_fused_normalisation(NETWORKS[network](profile.base_width, len(classes)))
     if initial_weights is not None:
         _start_from(model, initial_weights)
     pixel_counts = np.bincount(class_maps.ravel(), minlength=len(classes))
@@ -188,6 +188,39 @@ def train_network(
     finished = NETWORKS[network](profile.base_width, len(classes))
     finished.set_weights(best["weights"])
     return TrainedNetwork(finished, pd.DataFrame(history), best["epoch"], time.monotonic() - started)
+
+
+def _with_fused_normalisation(model: "keras.Model") -> "keras.Model":
+    """Give the same network with TensorFlow's own batch normalisation, where TensorFlow trains it.
+
+    Keras composes it of a dozen operations, TensorFlow has one each for forward and back: a training step
+    takes about a fifth less time. The weights are the same, in the same order. The running variance is that
+    of n − 1, where Keras takes n; n is a batch's pixels.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return model
+    import tensorflow as tf
+
+    class FusedBatchNormalization(keras.layers.BatchNormalization):
+        def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+            if not training:
+                return super().call(inputs, training=training, mask=mask)
+            normalised, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+                inputs, self.gamma, self.beta, epsilon=self.epsilon, is_training=True
+            )
+            for running, of_batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                running.assign(running * self.momentum + of_batch * (1 - self.momentum))
+            return normalised
+
+    def rebuilt(layer: Any) -> Any:
+        fused = isinstance(layer, keras.layers.BatchNormalization)
+        return (FusedBatchNormalization if fused else type(layer)).from_config(layer.get_config())
+
+    fused = keras.models.clone_model(model, clone_function=rebuilt)
+    fused.set_weights(model.get_weights())  # type: ignore[union-attr]
+    return fused  # type: ignore[return-value]
 
 
 def _batches(images: np.ndarray, class_maps: np.ndarray, profile: Profile, seed: int) -> Any:
