@@ -74,13 +74,13 @@ def _simulate(layout: Layout) -> pd.DataFrame:
     from tem_pipeline.micrographs.simulation import simulate_annotated_set, simulate_session
 
     _say("1/3 simulating micrographs of core–shell catalysts")
-    simulate_annotated_set(Path(str(layout.annotated / ANNOTATED_SET)), images=ANNOTATED_IMAGES, seed=1)
+    simulate_annotated_set(Path(str(layout.annotated / ANNOTATED_SET)), images=ANNOTATED_IMAGES, seed=41)
     truth = []
     session = Path(str(layout.incoming / SESSION))
     session.mkdir(parents=True)
     for number, file_format in enumerate(FILE_FORMATS):
         part = Path(str(layout.data_root / "simulated" / file_format))
-        simulate_session(part, images=IMAGES_PER_FORMAT, seed=100 + number, file_format=file_format)
+        simulate_session(part, images=IMAGES_PER_FORMAT, seed=140 + number, file_format=file_format)
         for file in sorted((part / "session").glob(f"*.{file_format}")):
             shutil.copyfile(file, session / f"{file_format}_{file.name}")
         shutil.copyfile(part / "session" / "session.yaml", session / "session.yaml")

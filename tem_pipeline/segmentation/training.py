@@ -48,7 +48,7 @@ class Profile:
 
 
 PROFILES = {
-    "quick": Profile("quick", 16, 128, 512, 200, 40, learning_rate=3e-3),
+    "quick": Profile("quick", 16, 128, 512, 140, 28, learning_rate=1e-2),
     "standard": Profile("standard", 32, 256, 2000, 500, 50),
     "paper": Profile("paper", 64, 256, 2304, 5760, 288, learning_rate=1e-3),
 }
