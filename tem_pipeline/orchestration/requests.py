@@ -3,6 +3,7 @@
 A session is never new because its partition isn't registered yet: that is no evidence of a run.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ FINGERPRINT_TAG = "tem_pipeline/session_fingerprint"
 ATTEMPT_TAG = "tem_pipeline/attempt"
 SESSION_TABLES = ("raw_tem_images", "predicted_masks", "particle_table", "size_distributions")
 PROCESS_JOB = "process_session"
+# A run that crashed is taken up from its start: its folder may have changed since.
+RESTART_TAGS = {"dagster/retry_strategy": "ALL_STEPS"}
 _RECENT_RUNS = 50
 CRASHES_ON_ARRIVAL = 3
 
@@ -30,32 +33,43 @@ class PastRun:
         Content that it was asked for; None where a person launched it.
     attempt : int
     status : DagsterRunStatus
-    crashed : bool
-        Its process died, and Dagster doesn't launch it again.
+    lost : bool
+        Its process died, and Dagster didn't launch it again.
     """
 
     job: str
     fingerprint: str | None
     attempt: int
     status: dg.DagsterRunStatus
-    crashed: bool = False
+    lost: bool = False
 
 
-def past_runs(instance: dg.DagsterInstance, key: str) -> list[PastRun]:
-    """List the latest runs of a session, the newest first."""
-    runs = instance.get_runs(dg.RunsFilter(tags={PARTITION_TAG: key}), limit=_RECENT_RUNS)
+def past_runs(instance: dg.DagsterInstance, key: str, retried_within_s: float = 120) -> list[PastRun]:
+    """List the latest runs of a session, the newest first.
+
+    Parameters
+    ----------
+    instance : DagsterInstance
+    key : str
+        The session's key.
+    retried_within_s : float
+        Dagster launches a run that crashed again at once; after so long it won't any more.
+    """
+    records = instance.get_run_records(dg.RunsFilter(tags={PARTITION_TAG: key}), limit=_RECENT_RUNS)
+    long_ago = time.time() - retried_within_s
     return [
         PastRun(
             run.job_name,
             run.tags.get(FINGERPRINT_TAG),
             int(run.tags.get(ATTEMPT_TAG, "0")),
             run.status,
-            # A failed step is a fault of data or disk; a crash that will be retried is left to Dagster.
+            # A failed step is a fault of data or disk: that is left to the night.
             run.status == dg.DagsterRunStatus.FAILURE
             and run.tags.get("dagster/failure_reason") != "STEP_FAILURE"
-            and run.tags.get("dagster/will_retry") == "false",
+            and (run.tags.get("dagster/will_retry") == "false" or (record.end_time or 0) < long_ago),
         )
-        for run in runs
+        for record in records
+        for run in [record.dagster_run]
     ]
 
 
@@ -64,29 +78,29 @@ def recorded_fingerprints(layout: Layout, key: str) -> dict[str, str | None]:
     return {asset: table_fingerprint(layout.table(asset, key)) for asset in SESSION_TABLES}
 
 
-def attempt_on_arrival(fingerprint: str, ingested: str | None, runs: Sequence[PastRun]) -> int | None:
+def attempt_on_arrival(fingerprint: str, done: bool, runs: Sequence[PastRun]) -> int | None:
     """Say whether a complete session is to be taken.
 
     Parameters
     ----------
     fingerprint : str
         Of the folder's content.
-    ingested : str or None
-        Fingerprint of the manifest.
+    done : bool
+        The tables that are wanted hold this content.
     runs : sequence of PastRun
         The newest first.
 
     Returns
     -------
     int or None
-        Number of the attempt; None when the manifest holds this content, or when the latest run was for it:
+        Number of the attempt; None when the session is done, or when the latest run was for this content:
         then that run is under way, or the nightly run tries again.
     """
-    latest = runs[0] if runs else None
-    attempt = _next_attempt(fingerprint, runs)
-    lost = latest is not None and latest.crashed and attempt <= CRASHES_ON_ARRIVAL
-    if ingested == fingerprint or (latest and latest.fingerprint == fingerprint and not lost):
+    if done:
         return None
+    attempt = _next_attempt(fingerprint, runs)
+    if runs and runs[0].fingerprint == fingerprint:
+        return attempt if runs[0].lost and attempt <= CRASHES_ON_ARRIVAL else None
     return attempt
 
 
@@ -152,12 +166,7 @@ def run_request(
     folder : str, optional
         Where the session lies outside incoming/.
     """
-    tags = {
-        FINGERPRINT_TAG: fingerprint,
-        ATTEMPT_TAG: str(attempt),
-        # A run that crashed is taken up from its start: its folder may have changed since.
-        "dagster/retry_strategy": "ALL_STEPS",
-    }
+    tags = {FINGERPRINT_TAG: fingerprint, ATTEMPT_TAG: str(attempt), **RESTART_TAGS}
     if folder is not None:
         tags[SESSION_FOLDER_TAG] = folder
     return dg.RunRequest(run_key=f"{key}:{fingerprint}:{attempt}", job_name=job, partition_key=key, tags=tags)

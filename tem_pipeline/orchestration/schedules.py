@@ -25,7 +25,7 @@ from tem_pipeline.orchestration.requests import (
 )
 from tem_pipeline.orchestration.resources import Platform
 from tem_pipeline.settings import load_settings
-from tem_pipeline.storage import Layout, read_table
+from tem_pipeline.storage import Layout, read_table, sessions_of
 
 # Dagster gives a tick 60 s.
 TICK_SECONDS = 30.0
@@ -42,7 +42,7 @@ def requests_at_night(
         arrival.folder.key: (arrival.fingerprint, None) for arrival in arrivals if arrival.fingerprint
     }
     below_incoming = {session_key(name) for name in memory.sessions} | {a.folder.key for a in arrivals}
-    for key in _ingested_sessions(layout) - below_incoming:
+    for key in sessions_of(layout, "raw_tem_images") - below_incoming:
         if found := _folder_outside(layout, key):
             wanted[key] = found
     requests = []
@@ -54,15 +54,6 @@ def requests_at_night(
         if attempt is not None:
             requests.append(run_request(process_session.name, key, fingerprint, attempt, folder))
     return requests
-
-
-def _ingested_sessions(layout: Layout) -> set[str]:
-    folder = layout.partition("raw_tem_images")
-    if not folder.is_dir():
-        return set()
-    return {
-        path.name.removeprefix("session=") for path in folder.iterdir() if path.name.startswith("session=")
-    }
 
 
 def _folder_outside(layout: Layout, key: str) -> tuple[str, str] | None:

@@ -17,9 +17,14 @@ from tem_pipeline.orchestration.arrivals import (
 from tem_pipeline.orchestration.failures import fail_abandoned_runs, session_failures
 from tem_pipeline.orchestration.jobs import ingest_session, process_session
 from tem_pipeline.orchestration.partitions import SESSIONS
-from tem_pipeline.orchestration.requests import attempt_on_arrival, past_runs, run_request
+from tem_pipeline.orchestration.requests import (
+    SESSION_TABLES,
+    attempt_on_arrival,
+    past_runs,
+    run_request,
+)
 from tem_pipeline.orchestration.resources import Platform
-from tem_pipeline.settings import load_settings
+from tem_pipeline.settings import Settings, load_settings
 from tem_pipeline.storage import Layout, table_fingerprint
 
 # Dagster gives a tick 60 s; the file that is being hashed when these are over is hashed to its end.
@@ -28,9 +33,11 @@ REQUESTS_A_TICK = 100
 
 
 def requests_on_arrival(
-    instance: dg.DagsterInstance, layout: Layout, memory: Memory, arrivals: list[Arrival], job: str
+    instance: dg.DagsterInstance, layout: Layout, settings: Settings, memory: Memory, arrivals: list[Arrival]
 ) -> list[dg.RunRequest]:
     """Ask for a run of every complete session whose content nobody has taken yet."""
+    job = process_session.name if settings.process_on_arrival else ingest_session.name
+    tables = SESSION_TABLES if settings.process_on_arrival else SESSION_TABLES[:1]
     requests: list[dg.RunRequest] = []
     for arrival in arrivals:
         seen = memory.sessions.get(arrival.folder.name)
@@ -39,15 +46,13 @@ def requests_on_arrival(
             continue
         if len(requests) == REQUESTS_A_TICK:
             break
-        ingested = table_fingerprint(layout.table("raw_tem_images", key))
-        runs = past_runs(instance, key)
-        attempt = attempt_on_arrival(fingerprint, ingested, runs)
-        if attempt is None:
-            # A run that isn't over may still be lost: it is looked at again.
-            seen.taken = fingerprint if ingested == fingerprint else None
-        else:
-            # Not taken before a later tick has found the run: this process may be killed any moment.
-            seen.taken = None
+        done = all(table_fingerprint(layout.table(asset, key)) == fingerprint for asset in tables)
+        runs = past_runs(instance, key, settings.abandoned_after_s)
+        attempt = attempt_on_arrival(fingerprint, done, runs)
+        # A run that isn't over may still be lost, and one that is asked for may never start, as this process
+        # may be killed any moment: they are looked at again.
+        seen.taken = fingerprint if done else None
+        if attempt is not None:
             requests.append(run_request(job, key, fingerprint, attempt))
     return requests
 
@@ -70,8 +75,7 @@ def new_microscope_sessions(
         arrivals = observe(Path(str(layout.incoming)), memory, time.time(), settings.settling_s, out_of_time)
     except UserError as error:
         return dg.SkipReason(str(error))
-    job = process_session.name if settings.process_on_arrival else ingest_session.name
-    requests = requests_on_arrival(context.instance, layout, memory, arrivals, job)
+    requests = requests_on_arrival(context.instance, layout, settings, memory, arrivals)
     try:
         save_memory(layout, memory)
     except UserError as error:
