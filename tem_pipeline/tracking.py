@@ -4,11 +4,12 @@ import http.client
 import logging
 import os
 import shutil
+import sqlite3
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,7 @@ def _embedded_database(store: ModelStore) -> Path | None:
 @contextmanager
 def _client(store: ModelStore) -> Iterator[Any]:
     """Open the store; whatever it says that it can't do becomes one line."""
-    if store.uri.startswith("http"):
-        _knock(store.uri)
+    _knock(store)
     # A server that fails later should be an error within a minute, not after MLflow's many retries.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -77,21 +77,25 @@ def _client(store: ModelStore) -> Iterator[Any]:
         ) from error
 
 
-def _knock(uri: str) -> None:
-    """Make sure that a server answers at all: MLflow itself would try for minutes.
+def _knock(store: ModelStore) -> None:
+    """Make sure that the store answers at all: MLflow itself would try for minutes.
 
-    Any answer will do, so that servers behind a login or a proxy are left to MLflow.
+    Any answer of a server will do, so that those behind a login or a proxy are left to MLflow.
     """
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
+        if (database := _embedded_database(store)) and database.exists():
+            with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
+                connection.execute("SELECT count(*) FROM sqlite_master")
+        elif store.uri.startswith("http"):
+            urllib.request.urlopen(f"{store.uri.rstrip('/')}/health", timeout=5).close()
     except urllib.error.HTTPError:
         return
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, sqlite3.Error) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLError):
             return  # MLflow has settings of its own for certificates
         raise UserError(
-            f"MLflow store {uri}: no answer ({reason}); check that it is running and reachable"
+            f"MLflow store {store.uri}: no answer ({reason}); check that it is running and reachable"
         ) from error
 
 

@@ -34,7 +34,9 @@ _WILL_RETRY_TAG = "dagster/will_retry"
 
 
 def failure_reason(events: Sequence[dg.DagsterEvent]) -> str:
-    """Say in one line why a run failed: the innermost cause of the first failure.
+    """Say in one line why a run failed: what our own error says, else the innermost cause.
+
+    It is the first failure that counts; those after it are mostly its consequences.
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ def failure_reason(events: Sequence[dg.DagsterEvent]) -> str:
     for event in failures:
         error = getattr(event.event_specific_data, "error", None)
         if error is not None:
-            while error.cause is not None:
+            while error.cause is not None and error.cls_name != UserError.__name__:
                 error = error.cause
             # Our own errors are written for people: their class says nothing more.
             reason = re.sub(r"^tem_pipeline\.[\w.]+: ", "", error.message.strip())

@@ -38,9 +38,7 @@ def ask(definitions: dg.Definitions, instance: dg.DagsterInstance):
 def requests(instance: dg.DagsterInstance):
     def requests(asked: dg.ExecuteInProcessResult) -> list[dg.RunRequest]:
         event = next(event for event in asked.all_events if event.is_successful_output)
-        context = dg.build_run_status_sensor_context(
-            "reprocess_requests", event, instance, asked.dagster_run
-        )
+        context = dg.build_run_status_sensor_context("reprocess_requests", event, instance, asked.dagster_run)
         return list(reprocess_requests(context))  # type: ignore[arg-type]
 
     return requests
