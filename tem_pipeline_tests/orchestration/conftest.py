@@ -10,6 +10,7 @@ import pytest
 
 from tem_pipeline.micrographs.simulation import simulate_session
 from tem_pipeline.orchestration.build import build_definitions
+from tem_pipeline.orchestration.failures import failure_reason
 from tem_pipeline.orchestration.io_managers import LakeTables
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import Platform, SessionLock
@@ -32,6 +33,10 @@ def platform(tmp_path: Path) -> Platform:
 
 @pytest.fixture
 def definitions(platform: Platform) -> dg.Definitions:
+    return definitions_of(platform)
+
+
+def definitions_of(platform: Platform) -> dg.Definitions:
     return build_definitions(
         {
             "platform": platform,
@@ -101,3 +106,17 @@ def lay_champion(platform: Platform, version: str = "1") -> None:
         "tem_segmentation", version, "dice", "threshold", 4, ("background", "core"), weights.name
     )
     write_card(folder, card)
+
+
+def process(platform: Platform, session: str = "a") -> str | None:
+    """Process a session in this process; give the reason of a failure."""
+    # Its records lie in memory: faults hit the laboratory's folders only.
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(str(SESSIONS.name), [session])
+        job = definitions_of(platform).resolve_job_def("process_session")
+        result = job.execute_in_process(instance=instance, partition_key=session, raise_on_error=False)
+        if result.success:
+            return None
+        reason = failure_reason(result.all_events)
+        assert "\n" not in reason
+        return reason

@@ -11,41 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import dagster as dg
 import pandas as pd
 import pytest
 import tifffile
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.orchestration.build import build_definitions
-from tem_pipeline.orchestration.failures import failure_reason
-from tem_pipeline.orchestration.io_managers import LakeTables
-from tem_pipeline.orchestration.partitions import SESSIONS
-from tem_pipeline.orchestration.resources import Platform, SessionLock
+from tem_pipeline.orchestration.resources import Platform
 from tem_pipeline.particles.query import run_query
 from tem_pipeline.storage import Layout, read_table, session_lock
-from tem_pipeline_tests.orchestration.conftest import deliver, lay_champion
-
-
-def process(platform: Platform, session: str = "a") -> str | None:
-    """Process a session in this process; give the reason of a failure."""
-    definitions = build_definitions(
-        {
-            "platform": platform,
-            "session_lock": SessionLock(platform=platform),
-            "tables": LakeTables(platform=platform),
-        }
-    )
-    # Its records lie in memory: faults hit the laboratory's folders only.
-    with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions(str(SESSIONS.name), [session])
-        job = definitions.resolve_job_def("process_session")
-        result = job.execute_in_process(instance=instance, partition_key=session, raise_on_error=False)
-        if result.success:
-            return None
-        reason = failure_reason(result.all_events)
-        assert "\n" not in reason
-        return reason
+from tem_pipeline_tests.orchestration.conftest import deliver, lay_champion, process
 
 
 class Former:
