@@ -33,14 +33,17 @@ class PastRun:
         Content that it was asked for; None where a person launched it.
     attempt : int
     status : DagsterRunStatus
+    crashed : bool
+        Its process died.
     lost : bool
-        Its process died, and Dagster didn't launch it again.
+        It crashed, and Dagster didn't launch it again.
     """
 
     job: str
     fingerprint: str | None
     attempt: int
     status: dg.DagsterRunStatus
+    crashed: bool = False
     lost: bool = False
 
 
@@ -57,20 +60,26 @@ def past_runs(instance: dg.DagsterInstance, key: str, retried_within_s: float = 
     """
     records = instance.get_run_records(dg.RunsFilter(tags={PARTITION_TAG: key}), limit=_RECENT_RUNS)
     long_ago = time.time() - retried_within_s
-    return [
-        PastRun(
-            run.job_name,
-            run.tags.get(FINGERPRINT_TAG),
-            int(run.tags.get(ATTEMPT_TAG, "0")),
-            run.status,
-            # A failed step is a fault of data or disk: that is left to the night.
+    runs = []
+    for record in records:
+        run = record.dagster_run
+        # A failed step is a fault of data or disk: that is left to the night.
+        crashed = (
             run.status == dg.DagsterRunStatus.FAILURE
             and run.tags.get("dagster/failure_reason") != "STEP_FAILURE"
-            and (run.tags.get("dagster/will_retry") == "false" or (record.end_time or 0) < long_ago),
         )
-        for record in records
-        for run in [record.dagster_run]
-    ]
+        over = run.tags.get("dagster/will_retry") == "false" or (record.end_time or 0) < long_ago
+        runs.append(
+            PastRun(
+                run.job_name,
+                run.tags.get(FINGERPRINT_TAG),
+                int(run.tags.get(ATTEMPT_TAG, "0")),
+                run.status,
+                crashed,
+                crashed and over,
+            )
+        )
+    return runs
 
 
 def recorded_fingerprints(layout: Layout, key: str) -> dict[str, str | None]:
@@ -78,30 +87,33 @@ def recorded_fingerprints(layout: Layout, key: str) -> dict[str, str | None]:
     return {asset: table_fingerprint(layout.table(asset, key)) for asset in SESSION_TABLES}
 
 
-def attempt_on_arrival(fingerprint: str, done: bool, runs: Sequence[PastRun]) -> int | None:
-    """Say whether a complete session is to be taken.
+def attempt_on_arrival(fingerprint: str, runs: Sequence[PastRun]) -> int | None:
+    """Say whether a complete session, whose tables hold other content or none, is to be taken.
 
     Parameters
     ----------
     fingerprint : str
         Of the folder's content.
-    done : bool
-        The tables that are wanted hold this content.
     runs : sequence of PastRun
         The newest first.
 
     Returns
     -------
     int or None
-        Number of the attempt; None when the session is done, or when the latest run was for this content:
-        then that run is under way, or the nightly run tries again.
+        Number of the attempt; None when the latest run was for this content: then that run is under way,
+        or the nightly run tries again.
     """
-    if done:
-        return None
     attempt = _next_attempt(fingerprint, runs)
     if runs and runs[0].fingerprint == fingerprint:
         return attempt if runs[0].lost and attempt <= CRASHES_ON_ARRIVAL else None
     return attempt
+
+
+def left_to_the_night(fingerprint: str, runs: Sequence[PastRun]) -> bool:
+    """Say whether the latest run was for this content and is over for good, whatever came of it."""
+    if not runs or runs[0].fingerprint != fingerprint or not _ended(runs[0].status):
+        return False
+    return not runs[0].crashed or (runs[0].lost and attempt_on_arrival(fingerprint, runs) is None)
 
 
 def attempt_at_night(
