@@ -34,7 +34,7 @@ class Daemon:
         self.home.mkdir()
         config = yaml.safe_load((PROJECT_ROOT / "dagster.yaml").read_text())
         # What takes minutes in a laboratory takes seconds here; all kills may hit one session.
-        config["run_monitoring"] |= {"start_timeout_seconds": 30, "poll_interval_seconds": 3}
+        config["run_monitoring"] |= {"start_timeout_seconds": 20, "poll_interval_seconds": 3}
         config["run_retries"]["max_retries"] = 50
         config["run_coordinator"] = {
             "module": "dagster.core.run_coordinator",
@@ -109,6 +109,19 @@ class Daemon:
         """All runs, the oldest first."""
         with dg.DagsterInstance.from_config(str(self.home)) as instance:
             return list(instance.get_run_records(ascending=True))
+
+    def under_way(self) -> bool:
+        """Whether a run is processing: its worker is there, and has begun with it."""
+        states = [record.dagster_run.status for record in self.runs()]
+        return dg.DagsterRunStatus.STARTED in states and bool(self.workers())
+
+    def wait_for_a_run(self, timeout_s: float) -> None:
+        """Wait until a run is under way; TimeoutError when there is none."""
+        end = time.monotonic() + timeout_s
+        while not self.under_way():
+            if time.monotonic() > end or not self.alive:
+                raise TimeoutError
+            time.sleep(0.1)
 
     def wait_until(self, condition: Callable[[], object], timeout_s: float) -> None:
         end = time.monotonic() + timeout_s

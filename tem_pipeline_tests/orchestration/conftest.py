@@ -1,7 +1,9 @@
 """Installations of their own for tests of the Dagster layer: real folders, real stores, an own instance."""
 
+import ctypes
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -120,3 +122,19 @@ def process(platform: Platform, session: str = "a") -> str | None:
         reason = failure_reason(result.all_events)
         assert "\n" not in reason
         return reason
+
+
+@contextmanager
+def without_capabilities() -> Iterator[None]:
+    """Lay down this thread's effective capabilities, as `capset(2)` does; an ordinary user has none."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    held = (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, held) == 0
+    none = (ctypes.c_uint32 * 6)(*held)
+    none[0] = none[3] = 0
+    assert libc.capset(header, none) == 0
+    try:
+        yield
+    finally:
+        assert libc.capset(header, held) == 0

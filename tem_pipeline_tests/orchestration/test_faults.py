@@ -1,6 +1,5 @@
 """Faults of disk and stores: a run fails in one line, the old table stays, and the next try works."""
 
-import ctypes
 import os
 import resource
 import socket
@@ -19,7 +18,7 @@ from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration.resources import Platform
 from tem_pipeline.particles.query import run_query
 from tem_pipeline.storage import Layout, read_table, session_lock
-from tem_pipeline_tests.orchestration.conftest import deliver, lay_champion, process
+from tem_pipeline_tests.orchestration.conftest import deliver, lay_champion, process, without_capabilities
 
 
 class Former:
@@ -132,22 +131,6 @@ def without_right_to_write(folder: Path) -> Iterator[None]:
     finally:
         for path in folders:
             path.chmod(0o755)
-
-
-@contextmanager
-def without_capabilities() -> Iterator[None]:
-    """Lay down this thread's effective capabilities, as `capset(2)` does; an ordinary user has none."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    held = (ctypes.c_uint32 * 6)()
-    assert libc.capget(header, held) == 0
-    none = (ctypes.c_uint32 * 6)(*held)
-    none[0] = none[3] = 0
-    assert libc.capset(header, none) == 0
-    try:
-        yield
-    finally:
-        assert libc.capset(header, held) == 0
 
 
 @pytest.mark.parametrize("prevent", [read_only_mount, without_right_to_write])
