@@ -6,6 +6,7 @@ behind those of new sessions.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -102,8 +103,8 @@ def reprocess_requests(context: dg.RunStatusSensorContext) -> Iterator[dg.RunReq
     run_id = context.dagster_run.run_id
     for entry in context.instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_OUTPUT):
         output = entry.dagster_event.step_output_data if entry.dagster_event else None
-        chosen = output.metadata[_CHOSEN].value if output else {}
-        for key, folder in dict(chosen).items():
+        chosen: Any = output.metadata[_CHOSEN].value if output else {}
+        for key, folder in chosen.items():
             yield dg.RunRequest(
                 run_key=f"{run_id}:{key}",
                 partition_key=key,
