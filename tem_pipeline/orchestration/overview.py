@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from datetime import datetime
 
 import dagster as dg
 import pandas as pd
@@ -45,16 +46,16 @@ def states_page(states: list[SessionState]) -> dict[str, dg.MarkdownMetadataValu
     Sessions that somebody has to look at come first, then those whose tables are the newest.
     """
     counts = {name: sum(state.state == name for state in states) for name in _ORDER}
-    by_time = sorted(states, key=lambda state: _latest(state), reverse=True)
+    by_time = sorted(states, key=_latest, reverse=True)
     rows = sorted(by_time, key=lambda state: _ORDER.index(state.state))
-    columns = ["session", "state", "reason", "images", "particles", "changed", "ingested", "processed"]
+    columns = ["session", "state", "images", "particles", "reason", "changed", "ingested", "processed"]
     frame = pd.DataFrame(
         [
             [
                 state.name,
                 state.state,
-                state.reason,
                 *map(_number, (state.images, state.particles)),
+                state.reason,
                 *map(_minute, (state.changed_at, state.ingested_at, state.processed_at)),
             ]
             for state in rows
@@ -76,7 +77,7 @@ def _number(count: int | None) -> str:
     return "" if count is None else str(count)
 
 
-def _minute(moment) -> str:
+def _minute(moment: datetime | None) -> str:
     return f"{moment:%Y-%m-%d %H:%M}" if moment else ""
 
 
