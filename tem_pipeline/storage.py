@@ -27,6 +27,7 @@ from tem_pipeline.settings import Settings, resolve_root
 SESSION_KEY = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 TABLE_FILE = "part-0.parquet"
 _FINGERPRINT = b"session_fingerprint"
+_NO_ROOM_OR_RIGHT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 AnyPath = UPath | Path
 
@@ -97,12 +98,25 @@ class Layout:
         return self.partition(asset, session) / TABLE_FILE
 
 
+def sessions_of(layout: Layout, asset: str) -> set[str]:
+    """Give the keys of the sessions that have a table of an asset."""
+    folder = layout.partition(asset)
+    if not folder.is_dir():
+        return set()
+    return {
+        path.name.removeprefix("session=")
+        for path in folder.iterdir()
+        if SESSION_KEY.fullmatch(path.name.removeprefix("session=")) and (path / TABLE_FILE).exists()
+    }
+
+
 def layout_of(settings: Settings) -> Layout:
     """Give the folders that the settings name."""
     return Layout(resolve_root(settings.data_root), resolve_root(settings.models_root))
 
 
-def _is_local(path: AnyPath) -> bool:
+def is_local(path: AnyPath) -> bool:
+    """Tell whether a path is one of this machine's file system."""
     return getattr(path, "protocol", "") in ("", "file")
 
 
@@ -119,7 +133,7 @@ def atomic_path(target: AnyPath) -> Iterator[Path]:
     """
     part: Path | None = None
     try:
-        if _is_local(target):
+        if is_local(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             part = Path(str(target.parent)) / f".{target.name[:80]}.{uuid.uuid4().hex}.part"
             yield part
@@ -131,7 +145,7 @@ def atomic_path(target: AnyPath) -> Iterator[Path]:
             yield part
             target.fs.put_file(str(part), target.path)  # type: ignore[attr-defined]
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in _NO_ROOM_OR_RIGHT:
             raise UserError(
                 f"{target}: can't be written ({os.strerror(error.errno)}); "
                 "make room or give write permission, then run again"
@@ -266,14 +280,20 @@ def session_lock(layout: Layout, session: str, timeout_s: float = 3600) -> Itera
     """
     if not SESSION_KEY.fullmatch(session):
         raise UserError(f"session key {session!r} is not safe: use letters, digits, '.', '_' and '-'")
-    local = _is_local(layout.data_root)
+    local = is_local(layout.data_root)
     root = Path(str(layout.data_root)) if local else Path(tempfile.gettempdir(), "tem_pipeline")
-    lock = root / ".locks" / f"{session}.lock"
+    path = root / ".locks" / f"{session}.lock"
+    lock = FileLock(str(path), timeout=timeout_s)
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(str(lock), timeout=timeout_s):
-            yield
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except Timeout as error:
         raise UserError(f"session {session} is being processed by somebody else; try again later") from error
-    except PermissionError as error:
-        raise UserError(f"{lock}: can't be written; give write permission to {root}") from error
+    except OSError as error:
+        raise UserError(
+            f"{path}: can't be written ({error.strerror}); make room or give write permission to {root}"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,10 +1,15 @@
 """The registry of models: the only module that imports mlflow."""
 
+import http.client
 import logging
 import os
 import shutil
+import sqlite3
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +44,16 @@ def store_of(settings: Settings, layout: Layout) -> ModelStore:
     return ModelStore(f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri())
 
 
+def _embedded_database(store: ModelStore) -> Path | None:
+    prefix = "sqlite:///"
+    return Path(store.uri.removeprefix(prefix)) if store.uri.startswith(prefix) else None
+
+
 @contextmanager
 def _client(store: ModelStore) -> Iterator[Any]:
     """Open the store; whatever it says that it can't do becomes one line."""
-    # An unreachable server should be an error within seconds, not after MLflow's minutes of retries.
+    _knock(store)
+    # A server that fails later should be an error within a minute, not after MLflow's many retries.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -56,8 +67,8 @@ def _client(store: ModelStore) -> Iterator[Any]:
         mlflow.set_tracking_uri(store.uri)
         mlflow.set_registry_uri(store.uri)
         client = mlflow.MlflowClient(store.uri, store.uri)
-        if store.uri.startswith("sqlite:///"):
-            _initialise(client, store)
+        if database := _embedded_database(store):
+            _initialise(client, store, database.parent)
         yield client
     except MlflowException as error:
         reason = str(error).strip().splitlines()[0]
@@ -66,9 +77,30 @@ def _client(store: ModelStore) -> Iterator[Any]:
         ) from error
 
 
-def _initialise(client: Any, store: ModelStore) -> None:
+def _knock(store: ModelStore) -> None:
+    """Make sure that the store answers at all: MLflow itself would try for minutes.
+
+    Any answer of a server will do, so that those behind a login or a proxy are left to MLflow.
+    """
+    try:
+        if (database := _embedded_database(store)) and database.exists():
+            with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
+                connection.execute("SELECT count(*) FROM sqlite_master")
+        elif store.uri.startswith("http"):
+            urllib.request.urlopen(f"{store.uri.rstrip('/')}/health", timeout=5).close()
+    except urllib.error.HTTPError:
+        return
+    except (OSError, http.client.HTTPException, sqlite3.Error) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):
+            return  # MLflow has settings of its own for certificates
+        raise UserError(
+            f"MLflow store {store.uri}: no answer ({reason}); check that it is running and reachable"
+        ) from error
+
+
+def _initialise(client: Any, store: ModelStore, folder: Path) -> None:
     """Make the embedded store once; two processes that first use it at once would race in its migrations."""
-    folder = Path(store.uri.removeprefix("sqlite:///")).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(str(folder / ".initialise.lock"), timeout=300):
@@ -191,9 +223,11 @@ def champion_version(store: ModelStore) -> str | None:
     UserError
         When the store can't be reached.
     """
-    from mlflow.exceptions import MlflowException
-
+    if (database := _embedded_database(store)) and not database.exists():
+        return None  # a mere look doesn't make a store
     with _client(store) as client:
+        from mlflow.exceptions import MlflowException
+
         try:
             return str(client.get_model_version_by_alias(REGISTERED_MODEL, CHAMPION).version)
         except MlflowException as error:

@@ -1,6 +1,7 @@
 """What every test may use."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,14 @@ from hypothesis import settings
 # Machines are noisy: an example that takes long on one is no fault of the code.
 settings.register_profile("tem_pipeline", deadline=None)
 settings.load_profile("tem_pipeline")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_dagster_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep every test out of the home of the installation that it is run from."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("DAGSTER_HOME", str(tmp_path_factory.mktemp("dagster_home")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.reading import SUPPORTED_SUFFIXES, shown
 from tem_pipeline.micrographs.sessions import (
     FOREIGN_IMAGE_SUFFIXES,
+    SESSION_YAML,
     file_digest,
     is_unfinished,
     session_fingerprint,
@@ -63,6 +64,9 @@ class Listing:
         A `.complete` marker stands there, and no file was written after it.
     unfinished : str or None
         What shows that the copy goes on, for a person.
+    folders : dict
+        When each folder changed, ns since 1970, by its place below the session's, and
+        the same of session.yaml.
     """
 
     signature: str
@@ -70,6 +74,7 @@ class Listing:
     changed_at: float
     marked: bool
     unfinished: str | None
+    folders: dict[str, int] = field(default_factory=dict, compare=False)
 
 
 def list_session_folders(incoming: str | Path) -> list[SessionFolder]:
@@ -133,10 +138,13 @@ def look_at(folder: str | Path) -> Listing:
     ser: set[str] = set()
     unfinished: str | None = None
     n_images, changed_ns, marker_ns = 0, 0, None
+    folders: dict[str, int] = {}
     pending = [root]
     try:
         while pending:
             parent = pending.pop()
+            # Before its files are listed: what comes meanwhile is noticed by the next look.
+            folders[parent[len(root) + 1 :]] = os.stat(parent).st_mtime_ns
             with os.scandir(parent) as entries:
                 for entry in entries:
                     name = entry.name
@@ -157,6 +165,8 @@ def look_at(folder: str | Path) -> Listing:
                     if status.st_ctime_ns > changed_ns:
                         changed_ns = status.st_ctime_ns
                     path = entry.path
+                    if name == SESSION_YAML and parent == root:
+                        folders[name] = status.st_mtime_ns
                     seen.append(f"{path}\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n")
                     suffix = name[name.rfind(".") :].lower()
                     if suffix in _IMAGE_SUFFIXES:
@@ -180,7 +190,27 @@ def look_at(folder: str | Path) -> Listing:
         changed_ns / 1e9,
         marker_ns is not None and marker_ns >= changed_ns,
         unfinished,
+        folders,
     )
+
+
+def same_names(folder: str | Path, folders: Mapping[str, int]) -> bool:
+    """Tell at the cost of a few looks whether a session folder still holds the files of an earlier listing.
+
+    Folders change when a file is added, removed, renamed or replaced in them. A file that is written in place
+    is not noticed, but for session.yaml, which people edit.
+
+    Parameters
+    ----------
+    folder : path
+    folders : mapping
+        `Listing.folders` of the earlier listing.
+    """
+    root = os.fspath(folder)
+    try:
+        return all(os.stat(f"{root}/{place}").st_mtime_ns == then for place, then in folders.items())
+    except OSError:
+        return False
 
 
 def still_arriving(listing: Listing, unchanged_for_s: float, settling_s: float) -> str | None:

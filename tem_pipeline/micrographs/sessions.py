@@ -54,7 +54,6 @@ FOREIGN_IMAGE_SUFFIXES = frozenset(
 """Images that nobody here reads: a session that holds some must say so, instead of passing over them."""
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_UNFINISHED = re.compile(r".*(\.part|\.tmp|downloading)", re.IGNORECASE | re.DOTALL)
 
 Line = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 PixelSize = Annotated[float, Field(ge=MIN_PIXEL_SIZE_NM, le=MAX_PIXEL_SIZE_NM)]
@@ -205,7 +204,7 @@ def session_files(folder: str | Path) -> list[Path]:
 
 def is_unfinished(name: str) -> bool:
     """Tell whether a copy that goes on has written this name: ``*.part``, ``*.tmp``, ``*downloading``."""
-    return _UNFINISHED.fullmatch(name) is not None
+    return name.lower().endswith((".part", ".tmp", "downloading"))
 
 
 def _lies_in(path: Path, folder: Path) -> bool:

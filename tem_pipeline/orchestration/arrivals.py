@@ -13,18 +13,20 @@ from pathlib import Path
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.discovery import (
     Digests,
-    Listing,
     OutOfTimeError,
     SessionFolder,
     list_session_folders,
     look_at,
     resumable_fingerprint,
+    same_names,
     still_arriving,
 )
 from tem_pipeline.storage import Layout, write_bytes
 
 MEMORY_FILE = "arrivals.json"
-MEMORY_VERSION = 1
+MEMORY_VERSION = 2
+# A file that is written in place, in a session that is done, is noticed after so long.
+THOROUGH_LOOK_S = 600.0
 
 
 @dataclass
@@ -43,6 +45,10 @@ class Seen:
         Of the files read so far, until there is a fingerprint.
     taken : str or None
         Fingerprint for which a run or a table was found: nothing is to be asked for.
+    folders : dict
+        `Listing.folders` of that listing.
+    looked_at : float
+        When every file was looked at last, seconds since 1970.
     """
 
     signature: str
@@ -50,6 +56,8 @@ class Seen:
     fingerprint: str | None = None
     digests: dict[str, tuple[int, str]] = field(default_factory=dict)
     taken: str | None = None
+    folders: dict[str, int] = field(default_factory=dict)
+    looked_at: float = 0.0
 
 
 @dataclass
@@ -67,8 +75,6 @@ class Arrival:
     Attributes
     ----------
     folder : SessionFolder
-    listing : Listing or None
-        None where the folder has a fault.
     fault : str or None
         Why it can't be taken.
     waiting : str or None
@@ -78,7 +84,6 @@ class Arrival:
     """
 
     folder: SessionFolder
-    listing: Listing | None = None
     fault: str | None = None
     waiting: str | None = None
     fingerprint: str | None = None
@@ -112,7 +117,12 @@ def save_memory(layout: Layout, memory: Memory) -> None:
 
 
 def observe(
-    incoming: str | Path, memory: Memory, now: float, settling_s: float, out_of_time: Callable[[], bool]
+    incoming: str | Path,
+    memory: Memory,
+    now: float,
+    settling_s: float,
+    out_of_time: Callable[[], bool],
+    thorough_look_s: float = THOROUGH_LOOK_S,
 ) -> list[Arrival]:
     """Look at the folders below incoming/ and keep in mind what was seen.
 
@@ -126,6 +136,8 @@ def observe(
     settling_s : float
     out_of_time : callable
         Once it says so the rest is left to the next call, which goes on there.
+    thorough_look_s : float
+        Of a session that is done not every file is looked at more often than this; 0: each time.
 
     Returns
     -------
@@ -152,6 +164,16 @@ def observe(
             arrivals.append(Arrival(folder, fault=folder.fault))
             continue
         try:
+            seen = memory.sessions.get(folder.name)
+            if (
+                seen
+                and seen.taken
+                and seen.taken == seen.fingerprint
+                and 0 <= now - seen.looked_at < thorough_look_s
+                and same_names(folder.path, seen.folders)
+            ):
+                arrivals.append(Arrival(folder, fingerprint=seen.fingerprint))
+                continue
             arrivals.append(_observe_folder(folder, memory, now, settling_s, out_of_time))
         except UserError as error:
             arrivals.append(Arrival(folder, fault=str(error)))
@@ -166,15 +188,16 @@ def _observe_folder(
     if seen is None or seen.signature != listing.signature:
         seen = Seen(listing.signature, now, taken=seen.taken if seen else None)
         memory.sessions[folder.name] = seen
+    seen.folders, seen.looked_at = listing.folders, now
     seen.since = min(seen.since, now)  # the clock may have been set back
     waiting = still_arriving(listing, now - seen.since, settling_s)
     if waiting is None and seen.fingerprint is None:
         try:
             fingerprint = resumable_fingerprint(folder.path, Digests(seen.digests), out_of_time)
         except OutOfTimeError:
-            return Arrival(folder, listing, waiting="its files are being read")
+            return Arrival(folder, waiting="its files are being read")
         if look_at(folder.path).signature != listing.signature:
             seen.digests = {}
-            return Arrival(folder, listing, waiting="its files changed while they were read")
+            return Arrival(folder, waiting="its files changed while they were read")
         seen.fingerprint, seen.digests = fingerprint, {}
-    return Arrival(folder, listing, waiting=waiting, fingerprint=None if waiting else seen.fingerprint)
+    return Arrival(folder, waiting=waiting, fingerprint=None if waiting else seen.fingerprint)

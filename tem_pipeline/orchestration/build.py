@@ -9,6 +9,8 @@ from tem_pipeline.orchestration.assets.sessions import SESSION_ASSETS
 from tem_pipeline.orchestration.assets.training import TRAINING_ASSETS
 from tem_pipeline.orchestration.io_managers import LakeTables
 from tem_pipeline.orchestration.jobs import JOBS
+from tem_pipeline.orchestration.overview import session_overview, session_states_asset
+from tem_pipeline.orchestration.reprocessing import reprocess_requests, reprocess_sessions
 from tem_pipeline.orchestration.resources import Platform, SessionLock, TrainingPlan
 from tem_pipeline.orchestration.schedules import SCHEDULES
 from tem_pipeline.orchestration.sensors import SENSORS
@@ -35,9 +37,9 @@ def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg
         "tables": LakeTables(platform=platform),
     }
     return dg.Definitions(
-        assets=[*SESSION_ASSETS, *TRAINING_ASSETS],
-        jobs=JOBS,
-        sensors=SENSORS,
+        assets=[*SESSION_ASSETS, *TRAINING_ASSETS, session_states_asset],
+        jobs=[*JOBS, reprocess_sessions],
+        sensors=[*SENSORS, session_overview, reprocess_requests],
         schedules=SCHEDULES,
         resources={**resources, **(resource_overrides or {})},
         # One process a run: starting one a step costs seconds each, and the run holds the session's lock.

@@ -14,7 +14,7 @@ from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration.jobs import ingest_session, process_session
 from tem_pipeline.orchestration.requests import FINGERPRINT_TAG, failed_attempts, past_runs
 from tem_pipeline.orchestration.resources import PARTITION_TAG, Platform
-from tem_pipeline.orchestration.session_states import FAILURE_TABLE
+from tem_pipeline.orchestration.session_states import FAILURE_TABLE, read_failure
 from tem_pipeline.storage import SESSION_KEY, Layout, session_lock, write_table
 
 FAILURE_SCHEMA = pa.schema(
@@ -34,7 +34,9 @@ _WILL_RETRY_TAG = "dagster/will_retry"
 
 
 def failure_reason(events: Sequence[dg.DagsterEvent]) -> str:
-    """Say in one line why a run failed: the innermost cause of the first failure.
+    """Say in one line why a run failed: what our own error says, else the innermost cause.
+
+    It is the first failure that counts; those after it are mostly its consequences.
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ def failure_reason(events: Sequence[dg.DagsterEvent]) -> str:
     for event in failures:
         error = getattr(event.event_specific_data, "error", None)
         if error is not None:
-            while error.cause is not None:
+            while error.cause is not None and error.cls_name != UserError.__name__:
                 error = error.cause
             # Our own errors are written for people: their class says nothing more.
             reason = re.sub(r"^tem_pipeline\.[\w.]+: ", "", error.message.strip())
@@ -106,13 +108,18 @@ def session_failures(context: dg.RunFailureSensorContext, platform: Platform) ->
     reason = failure_reason([*context.get_step_failure_events(), context.failure_event])
     fingerprint = run.tags.get(FINGERPRINT_TAG)
     attempts = failed_attempts(fingerprint, past_runs(context.instance, key)) if fingerprint else 0
+    url = platform.settings.webhook_url
+    last = read_failure(platform.layout, key)
+    # A tick that was cut short is made again: what it had written down it had told.
+    told = last is not None and last.run_id == run.run_id
+    if url and not told and run.tags.get(_WILL_RETRY_TAG) != "true":
+        problem = notify(url, key, reason)
+        if problem:
+            context.log.error(problem)
     try:
         record_failure(platform.layout, run, attempts, reason)
     except UserError as error:
         context.log.error(str(error))
-    url = platform.settings.webhook_url
-    if url and run.tags.get(_WILL_RETRY_TAG) != "true" and (problem := notify(url, key, reason)):
-        context.log.error(problem)
 
 
 def fail_abandoned_runs(

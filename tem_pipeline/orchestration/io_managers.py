@@ -5,11 +5,18 @@ import pandas as pd
 import pyarrow as pa
 from upath import UPath
 
+from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.ingestion import MANIFEST_SCHEMA
 from tem_pipeline.orchestration.resources import Platform
 from tem_pipeline.particles.schema import PARTICLE_SCHEMA, SIZE_DISTRIBUTION_SCHEMA, conform
 from tem_pipeline.segmentation.masks import MASK_SCHEMA
-from tem_pipeline.storage import mark_fingerprint, read_table, table_fingerprint, write_table
+from tem_pipeline.storage import (
+    collect_unreferenced,
+    mark_fingerprint,
+    read_table,
+    table_fingerprint,
+    write_table,
+)
 
 SCHEMAS: dict[str, pa.Schema] = {
     "raw_tem_images": MANIFEST_SCHEMA,
@@ -17,6 +24,11 @@ SCHEMAS: dict[str, pa.Schema] = {
     "particle_table": PARTICLE_SCHEMA,
     "size_distributions": SIZE_DISTRIBUTION_SCHEMA,
 }
+FILE_COLUMNS = {
+    "raw_tem_images": ["image_file"],
+    "predicted_masks": ["labels_file", "shells_file", "probability_file"],
+}
+"""Columns of a session's tables that name the files beside them."""
 
 
 class LakeTables(dg.ConfigurableIOManager):
@@ -34,7 +46,12 @@ class LakeTables(dg.ConfigurableIOManager):
         table = conform(obj, schema) if schema else pa.Table.from_pandas(obj, preserve_index=False)
         if schema:
             table = mark_fingerprint(table, self._fingerprint(context, obj))
+        columns = FILE_COLUMNS.get(context.asset_key.path[-1], [])
+        # Somebody may have read the former table and still be about to open the files that it names.
+        former = _named_files(path, columns)
         write_table(path, table)
+        if context.has_partition_key:
+            collect_unreferenced(path.parent, former | set(obj[columns].to_numpy().ravel()))
         context.add_output_metadata({"path": dg.MetadataValue.path(str(path)), "rows": len(obj)})
 
     def load_input(self, context: dg.InputContext) -> pd.DataFrame:
@@ -55,3 +72,10 @@ class LakeTables(dg.ConfigurableIOManager):
             context.partition_key if context.has_partition_key and context.has_asset_partitions else None
         )
         return self.platform.layout.table("/".join(context.asset_key.path), session)
+
+
+def _named_files(path: UPath, columns: list[str]) -> set[str]:
+    try:
+        return set(read_table(path, columns).to_numpy().ravel()) if columns else set()
+    except (UserError, pa.ArrowException):
+        return set()  # there is none yet, or it is broken and about to be replaced

@@ -3,6 +3,7 @@
 A session is never new because its partition isn't registered yet: that is no evidence of a run.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ FINGERPRINT_TAG = "tem_pipeline/session_fingerprint"
 ATTEMPT_TAG = "tem_pipeline/attempt"
 SESSION_TABLES = ("raw_tem_images", "predicted_masks", "particle_table", "size_distributions")
 PROCESS_JOB = "process_session"
+# A run that crashed is taken up from its start: its folder may have changed since.
+RESTART_TAGS = {"dagster/retry_strategy": "ALL_STEPS"}
 _RECENT_RUNS = 50
 CRASHES_ON_ARRIVAL = 3
 
@@ -31,7 +34,9 @@ class PastRun:
     attempt : int
     status : DagsterRunStatus
     crashed : bool
-        Its process died, and Dagster doesn't launch it again.
+        Its process died.
+    lost : bool
+        It crashed, and Dagster didn't launch it again.
     """
 
     job: str
@@ -39,24 +44,42 @@ class PastRun:
     attempt: int
     status: dg.DagsterRunStatus
     crashed: bool = False
+    lost: bool = False
 
 
-def past_runs(instance: dg.DagsterInstance, key: str) -> list[PastRun]:
-    """List the latest runs of a session, the newest first."""
-    runs = instance.get_runs(dg.RunsFilter(tags={PARTITION_TAG: key}), limit=_RECENT_RUNS)
-    return [
-        PastRun(
-            run.job_name,
-            run.tags.get(FINGERPRINT_TAG),
-            int(run.tags.get(ATTEMPT_TAG, "0")),
-            run.status,
-            # A failed step is a fault of data or disk; a crash that will be retried is left to Dagster.
+def past_runs(instance: dg.DagsterInstance, key: str, retried_within_s: float = 120) -> list[PastRun]:
+    """List the latest runs of a session, the newest first.
+
+    Parameters
+    ----------
+    instance : DagsterInstance
+    key : str
+        The session's key.
+    retried_within_s : float
+        Dagster launches a run that crashed again at once; after so long it won't any more.
+    """
+    records = instance.get_run_records(dg.RunsFilter(tags={PARTITION_TAG: key}), limit=_RECENT_RUNS)
+    long_ago = time.time() - retried_within_s
+    runs = []
+    for record in records:
+        run = record.dagster_run
+        # A failed step is a fault of data or disk: that is left to the night.
+        crashed = (
             run.status == dg.DagsterRunStatus.FAILURE
             and run.tags.get("dagster/failure_reason") != "STEP_FAILURE"
-            and run.tags.get("dagster/will_retry") == "false",
         )
-        for run in runs
-    ]
+        over = run.tags.get("dagster/will_retry") == "false" or (record.end_time or 0) < long_ago
+        runs.append(
+            PastRun(
+                run.job_name,
+                run.tags.get(FINGERPRINT_TAG),
+                int(run.tags.get(ATTEMPT_TAG, "0")),
+                run.status,
+                crashed,
+                crashed and over,
+            )
+        )
+    return runs
 
 
 def recorded_fingerprints(layout: Layout, key: str) -> dict[str, str | None]:
@@ -64,30 +87,33 @@ def recorded_fingerprints(layout: Layout, key: str) -> dict[str, str | None]:
     return {asset: table_fingerprint(layout.table(asset, key)) for asset in SESSION_TABLES}
 
 
-def attempt_on_arrival(fingerprint: str, ingested: str | None, runs: Sequence[PastRun]) -> int | None:
-    """Say whether a complete session is to be taken.
+def attempt_on_arrival(fingerprint: str, runs: Sequence[PastRun]) -> int | None:
+    """Say whether a complete session, whose tables hold other content or none, is to be taken.
 
     Parameters
     ----------
     fingerprint : str
         Of the folder's content.
-    ingested : str or None
-        Fingerprint of the manifest.
     runs : sequence of PastRun
         The newest first.
 
     Returns
     -------
     int or None
-        Number of the attempt; None when the manifest holds this content, or when the latest run was for it:
-        then that run is under way, or the nightly run tries again.
+        Number of the attempt; None when the latest run was for this content: then that run is under way,
+        or the nightly run tries again.
     """
-    latest = runs[0] if runs else None
     attempt = _next_attempt(fingerprint, runs)
-    lost = latest is not None and latest.crashed and attempt <= CRASHES_ON_ARRIVAL
-    if ingested == fingerprint or (latest and latest.fingerprint == fingerprint and not lost):
-        return None
+    if runs and runs[0].fingerprint == fingerprint:
+        return attempt if runs[0].lost and attempt <= CRASHES_ON_ARRIVAL else None
     return attempt
+
+
+def left_to_the_night(fingerprint: str, runs: Sequence[PastRun]) -> bool:
+    """Say whether the latest run was for this content and is over for good, whatever came of it."""
+    if not runs or runs[0].fingerprint != fingerprint or not _ended(runs[0].status):
+        return False
+    return not runs[0].crashed or (runs[0].lost and attempt_on_arrival(fingerprint, runs) is None)
 
 
 def attempt_at_night(
@@ -152,12 +178,7 @@ def run_request(
     folder : str, optional
         Where the session lies outside incoming/.
     """
-    tags = {
-        FINGERPRINT_TAG: fingerprint,
-        ATTEMPT_TAG: str(attempt),
-        # A run that crashed is taken up from its start: its folder may have changed since.
-        "dagster/retry_strategy": "ALL_STEPS",
-    }
+    tags = {FINGERPRINT_TAG: fingerprint, ATTEMPT_TAG: str(attempt), **RESTART_TAGS}
     if folder is not None:
         tags[SESSION_FOLDER_TAG] = folder
     return dg.RunRequest(run_key=f"{key}:{fingerprint}:{attempt}", job_name=job, partition_key=key, tags=tags)

@@ -1,6 +1,7 @@
 """The nightly run: what is to be processed is decided in `requests`."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -25,14 +26,20 @@ from tem_pipeline.orchestration.requests import (
 )
 from tem_pipeline.orchestration.resources import Platform
 from tem_pipeline.settings import load_settings
-from tem_pipeline.storage import Layout, read_table
+from tem_pipeline.storage import Layout, read_table, sessions_of
 
-# Dagster gives a tick 60 s.
-TICK_SECONDS = 30.0
+# Dagster gives a tick 60 s. What can't be looked at until then is left to the next night.
+LOOKING_SECONDS = 20.0
+TICK_SECONDS = 45.0
 
 
 def requests_at_night(
-    instance: dg.DagsterInstance, layout: Layout, memory: Memory, arrivals: list[Arrival], limit: int
+    instance: dg.DagsterInstance,
+    layout: Layout,
+    memory: Memory,
+    arrivals: list[Arrival],
+    limit: int,
+    out_of_time: Callable[[], bool] = lambda: False,
 ) -> list[dg.RunRequest]:
     """Ask for a run of every complete session that isn't processed, or from other content.
 
@@ -42,11 +49,13 @@ def requests_at_night(
         arrival.folder.key: (arrival.fingerprint, None) for arrival in arrivals if arrival.fingerprint
     }
     below_incoming = {session_key(name) for name in memory.sessions} | {a.folder.key for a in arrivals}
-    for key in _ingested_sessions(layout) - below_incoming:
+    for key in sessions_of(layout, "raw_tem_images") - below_incoming:
         if found := _folder_outside(layout, key):
             wanted[key] = found
     requests = []
     for key, (fingerprint, folder) in sorted(wanted.items()):
+        if out_of_time():
+            break
         recorded = recorded_fingerprints(layout, key)
         if all(found == fingerprint for found in recorded.values()):
             continue
@@ -54,15 +63,6 @@ def requests_at_night(
         if attempt is not None:
             requests.append(run_request(process_session.name, key, fingerprint, attempt, folder))
     return requests
-
-
-def _ingested_sessions(layout: Layout) -> set[str]:
-    folder = layout.partition("raw_tem_images")
-    if not folder.is_dir():
-        return set()
-    return {
-        path.name.removeprefix("session=") for path in folder.iterdir() if path.name.startswith("session=")
-    }
 
 
 def _folder_outside(layout: Layout, key: str) -> tuple[str, str] | None:
@@ -89,13 +89,21 @@ def nightly_sessions(
 ) -> list[dg.RunRequest] | dg.SkipReason:
     """Ask for one run a session that is to be processed."""
     settings, layout, out_of_time = platform.settings, platform.layout, stopwatch(TICK_SECONDS)
+    looked_long_enough = stopwatch(LOOKING_SECONDS)
     memory = load_memory(layout)
     try:
-        arrivals = observe(Path(str(layout.incoming)), memory, time.time(), settings.settling_s, out_of_time)
+        arrivals = observe(
+            Path(str(layout.incoming)),
+            memory,
+            time.time(),
+            settings.settling_s,
+            looked_long_enough,
+            thorough_look_s=0,
+        )
         save_memory(layout, memory)
     except UserError as error:
         return dg.SkipReason(str(error))
-    requests = requests_at_night(context.instance, layout, memory, arrivals, settings.attempts)
+    requests = requests_at_night(context.instance, layout, memory, arrivals, settings.attempts, out_of_time)
     if not requests:
         return dg.SkipReason(f"nothing to process in {len(arrivals)} folders")
     context.instance.add_dynamic_partitions(

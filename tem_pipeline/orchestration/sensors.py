@@ -17,38 +17,55 @@ from tem_pipeline.orchestration.arrivals import (
 from tem_pipeline.orchestration.failures import fail_abandoned_runs, session_failures
 from tem_pipeline.orchestration.jobs import ingest_session, process_session
 from tem_pipeline.orchestration.partitions import SESSIONS
-from tem_pipeline.orchestration.requests import attempt_on_arrival, past_runs, run_request
+from tem_pipeline.orchestration.requests import (
+    SESSION_TABLES,
+    attempt_on_arrival,
+    left_to_the_night,
+    past_runs,
+    run_request,
+)
 from tem_pipeline.orchestration.resources import Platform
-from tem_pipeline.settings import load_settings
+from tem_pipeline.settings import Settings, load_settings
 from tem_pipeline.storage import Layout, table_fingerprint
 
-# Dagster gives a tick 60 s; the file that is being hashed when these are over is hashed to its end.
+# Dagster gives a tick 60 s: these go to looking at folders, those to looking at runs. The file that is being
+# hashed when they are over is hashed to its end.
 TICK_SECONDS = 20.0
+REQUEST_SECONDS = 10.0
 REQUESTS_A_TICK = 100
 
 
 def requests_on_arrival(
-    instance: dg.DagsterInstance, layout: Layout, memory: Memory, arrivals: list[Arrival], job: str
+    instance: dg.DagsterInstance, layout: Layout, settings: Settings, memory: Memory, arrivals: list[Arrival]
 ) -> list[dg.RunRequest]:
-    """Ask for a run of every complete session whose content nobody has taken yet."""
+    """Ask for a run of every complete session whose content nobody has taken yet.
+
+    What doesn't fit into this tick is where the next one starts.
+    """
+    out_of_time = stopwatch(REQUEST_SECONDS)
+    job = process_session.name if settings.process_on_arrival else ingest_session.name
+    tables = SESSION_TABLES if settings.process_on_arrival else SESSION_TABLES[:1]
     requests: list[dg.RunRequest] = []
     for arrival in arrivals:
         seen = memory.sessions.get(arrival.folder.name)
         fingerprint, key = arrival.fingerprint, arrival.folder.key
         if fingerprint is None or seen is None or seen.taken == fingerprint:
             continue
-        if len(requests) == REQUESTS_A_TICK:
+        if len(requests) == REQUESTS_A_TICK or out_of_time():
+            memory.next_name = arrival.folder.name
             break
-        ingested = table_fingerprint(layout.table("raw_tem_images", key))
-        runs = past_runs(instance, key)
-        attempt = attempt_on_arrival(fingerprint, ingested, runs)
-        if attempt is None:
-            # A run that isn't over may still be lost: it is looked at again.
-            seen.taken = fingerprint if ingested == fingerprint else None
-        else:
-            # Not taken before a later tick has found the run: this process may be killed any moment.
-            seen.taken = None
+        # A run that isn't over may still be lost, and one that is asked for may never start, as this process
+        # may be killed any moment: only what is done, or left to the night, is not looked at again.
+        seen.taken = None
+        if all(table_fingerprint(layout.table(asset, key)) == fingerprint for asset in tables):
+            seen.taken = fingerprint
+            continue
+        runs = past_runs(instance, key, settings.abandoned_after_s)
+        attempt = attempt_on_arrival(fingerprint, runs)
+        if attempt is not None:
             requests.append(run_request(job, key, fingerprint, attempt))
+        elif left_to_the_night(fingerprint, runs):
+            seen.taken = fingerprint
     return requests
 
 
@@ -70,8 +87,7 @@ def new_microscope_sessions(
         arrivals = observe(Path(str(layout.incoming)), memory, time.time(), settings.settling_s, out_of_time)
     except UserError as error:
         return dg.SkipReason(str(error))
-    job = process_session.name if settings.process_on_arrival else ingest_session.name
-    requests = requests_on_arrival(context.instance, layout, memory, arrivals, job)
+    requests = requests_on_arrival(context.instance, layout, settings, memory, arrivals)
     try:
         save_memory(layout, memory)
     except UserError as error:

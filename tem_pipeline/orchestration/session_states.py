@@ -1,16 +1,20 @@
 """The state of every session in plain words, from its folder, its tables and its last failure."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import pyarrow.parquet as pq
+from upath import UPath
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.discovery import (
+    OutOfTimeError,
     SessionFolder,
     list_session_folders,
     look_at,
@@ -20,7 +24,7 @@ from tem_pipeline.micrographs.sessions import printable
 from tem_pipeline.orchestration.arrivals import Memory, load_memory
 from tem_pipeline.orchestration.requests import SESSION_TABLES, recorded_fingerprints
 from tem_pipeline.settings import Settings
-from tem_pipeline.storage import AnyPath, Layout, read_table
+from tem_pipeline.storage import TABLE_FILE, AnyPath, Layout, is_local, read_table, sessions_of
 
 FAILURE_TABLE = "session_failures"
 State = Literal["arriving", "complete", "ingested", "processed", "partly refused", "failed", "parked"]
@@ -82,6 +86,7 @@ class Tables:
 class Failure:
     """The last failed run of a session."""
 
+    run_id: str
     fingerprint: str | None
     failed_at: datetime
     failed_attempts: int
@@ -162,34 +167,67 @@ def _judge(
     return "processed", None
 
 
-def session_states(layout: Layout, settings: Settings, now: float) -> list[SessionState]:
+def session_states(
+    layout: Layout, settings: Settings, now: float, out_of_time: Callable[[], bool] = lambda: False
+) -> list[SessionState]:
     """Give the state of every session that has a folder or a table.
+
+    Parameters
+    ----------
+    layout : Layout
+    settings : Settings
+    now : float
+        Seconds since 1970.
+    out_of_time : callable, optional
+        Asked before each session. What was read of tables is remembered by this process, so that a call that
+        ran out of time is of use to the next.
 
     Raises
     ------
     UserError
         When incoming/ can't be listed.
+    OutOfTimeError
+        When the time is over.
     """
     memory = load_memory(layout)
     folders = {
         folder.key if not folder.fault else folder.name: folder
         for folder in list_session_folders(Path(str(layout.incoming)))
     }
-    keys = folders.keys() | _keys(layout, "raw_tem_images") | _keys(layout, FAILURE_TABLE)
+    keys = folders.keys() | sessions_of(layout, "raw_tem_images") | sessions_of(layout, FAILURE_TABLE)
+    roots = {asset: layout.partition(asset) for asset in (*SESSION_TABLES, FAILURE_TABLE)}
     states = []
     for key in sorted(keys):
+        if out_of_time():
+            raise OutOfTimeError
         folder = folders.get(key)
         if folder is not None and folder.fault:
             name = printable(folder.name)
             nothing = Tables({}, {})
             states.append(session_state(name, Found(name, folder.fault), nothing, None, settings.attempts))
             continue
-        tables = read_tables(layout, key)
+        tables, failure = _read_as_of(layout, key, tuple(_stamp(root, key) for root in roots.values()))
         found = None
         if folder is not None:
             found = _look(folder, memory, tables.written.get("raw_tem_images"), settings, now)
-        states.append(session_state(key, found, tables, read_failure(layout, key), settings.attempts))
+        states.append(session_state(key, found, tables, failure, settings.attempts))
     return states
+
+
+def _stamp(root: AnyPath, key: str) -> tuple[int, int] | None:
+    """Give what changes whenever a session's table is replaced."""
+    try:
+        # Thousands of them are looked at: making paths of them would take longer than looking.
+        place = f"{root}/session={key}/{TABLE_FILE}"
+        status = os.stat(place) if is_local(root) else UPath(place).stat()
+    except FileNotFoundError:
+        return None
+    return int(status.st_mtime * 1e6), status.st_size
+
+
+@lru_cache(maxsize=50_000)
+def _read_as_of(layout: Layout, key: str, stamps: tuple) -> tuple[Tables, Failure | None]:
+    return read_tables(layout, key), read_failure(layout, key)
 
 
 def _look(
@@ -245,6 +283,7 @@ def read_failure(layout: Layout, key: str) -> Failure | None:
     row = read_table(path).iloc[-1]
     fingerprint = row["session_fingerprint"]
     return Failure(
+        row["run_id"],
         None if pd.isna(fingerprint) else fingerprint,
         row["failed_at"].to_pydatetime(),
         int(row["failed_attempts"]),
@@ -276,16 +315,6 @@ def as_lines(states: list[SessionState]) -> list[str]:
         # Names of files come from outside: they must neither end the line nor command the terminal.
         lines.append("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line))
     return lines
-
-
-def _keys(layout: Layout, asset: str) -> set[str]:
-    folder = layout.partition(asset)
-    if not folder.is_dir():
-        return set()
-    keys = {
-        path.name.removeprefix("session=") for path in folder.iterdir() if path.name.startswith("session=")
-    }
-    return {key for key in keys if layout.table(asset, key).exists()}
 
 
 def _rows(path: AnyPath) -> int:

@@ -1,125 +1,85 @@
-"""A real daemon with real files: slow copies, and kills at random moments."""
+"""A real daemon with real files: slow copies, kills at random moments, everybody at once."""
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
-import psutil
+import pandas as pd
 import pytest
-import yaml
-from upath import UPath
 
-from tem_pipeline.micrographs.sessions import session_fingerprint
+from tem_pipeline import tracking
 from tem_pipeline.micrographs.simulation import simulate_session
-from tem_pipeline.settings import PROJECT_ROOT
-from tem_pipeline.storage import Layout, read_table, table_fingerprint
+from tem_pipeline.orchestration.requests import SESSION_TABLES
+from tem_pipeline.orchestration.resources import Platform
+from tem_pipeline.particles.query import run_query
+from tem_pipeline.segmentation.training import REGISTERED_MODEL
+from tem_pipeline.settings import PROJECT_ROOT, Settings
+from tem_pipeline.storage import Layout, read_table
+from tem_pipeline_tests.end_to_end.daemon import Daemon, watched
+from tem_pipeline_tests.orchestration.conftest import deliver, lay_champion, process
 
-SETTLING_S = 3.0
-
-
-class Daemon:
-    """A `dagster-daemon` with a home and roots of its own."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.home = root / "dagster"
-        self.layout = Layout(UPath(root / "data"), UPath(root / "models"))
-        self.incoming = root / "data/incoming"
-        self.incoming.mkdir(parents=True)
-        self.home.mkdir()
-        config = yaml.safe_load((PROJECT_ROOT / "dagster.yaml").read_text())
-        # What takes minutes in a laboratory takes seconds here; all kills may hit one session.
-        config["run_monitoring"] |= {"start_timeout_seconds": 20, "poll_interval_seconds": 3}
-        config["run_retries"]["max_retries"] = 50
-        (self.home / "dagster.yaml").write_text(yaml.safe_dump(config))
-        self.process: subprocess.Popen | None = None
-        self.groups: list[int] = []
-
-    def start(self) -> None:
-        environment = {
-            "DAGSTER_HOME": str(self.home),
-            "TEM_DATA_ROOT": str(self.root / "data"),
-            "TEM_MODELS_ROOT": str(self.root / "models"),
-            "TEM_SETTLING_S": str(SETTLING_S),
-            "TEM_ARRIVAL_INTERVAL_S": "1",
-            "TEM_ABANDONED_AFTER_S": "10",
-        }
-        with (self.root / "daemon.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [Path(sys.executable).parent / "dagster-daemon", "run", "-w", "workspace.yaml"],
-                cwd=PROJECT_ROOT,
-                env={**os.environ, **environment},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self.groups.append(self.process.pid)
-
-    def family(self) -> list[psutil.Process]:
-        """The daemon, its code server and the workers of its runs."""
-        assert self.process is not None
-        try:
-            daemon = psutil.Process(self.process.pid)
-            return [daemon, *daemon.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
-
-    def end(self) -> None:
-        """Kill whatever was started, orphans of earlier kills included."""
-        for group in self.groups:
-            with suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGKILL)
-        if self.process is not None:
-            self.process.wait()
-
-    def kill(self, victims: list[psutil.Process]) -> None:
-        for victim in victims:
-            try:
-                victim.send_signal(signal.SIGKILL)
-            except psutil.NoSuchProcess:
-                continue
-        if self.process is not None and self.process.pid in [victim.pid for victim in victims]:
-            self.process.wait()
-
-    @contextmanager
-    def runs(self) -> Iterator[list[dg.DagsterRun]]:
-        with dg.DagsterInstance.from_config(str(self.home)) as instance:
-            yield list(instance.get_runs())
-
-    def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> None:
-        end = time.monotonic() + timeout_s
-        while not condition():
-            log = (self.root / "daemon.log").read_text(errors="replace")[-6000:]
-            assert time.monotonic() < end, f"it took longer than {timeout_s} s\n{log}"
-            time.sleep(0.5)
-
-    def holds(self, session: str) -> bool:
-        """Whether a session's manifest is that of its folder's content."""
-        recorded = table_fingerprint(self.layout.table("raw_tem_images", session))
-        return recorded is not None and recorded == session_fingerprint(self.incoming / session)
+FAILURE = dg.DagsterRunStatus.FAILURE
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    daemon = Daemon(tmp_path)
-    daemon.start()
+def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    daemons = []
+
+    def daemon(**settings: str) -> Daemon:
+        daemons.append(Daemon(tmp_path / "laboratory", **settings))
+        return daemons[-1]
+
     yield daemon
-    daemon.end()
+    for started in daemons:
+        started.end()
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     out = tmp_path_factory.mktemp("simulated")
-    simulate_session(out, images=4, size=128)
+    simulate_session(out, images=8, size=128)
     return sorted((out / "session").glob("*.tif"))
+
+
+def tables(layout: Layout, session: str) -> dict[str, pd.DataFrame]:
+    """A session's tables, less the place of its folder."""
+    found = {asset: read_table(layout.table(asset, session)) for asset in SESSION_TABLES}
+    found["raw_tem_images"] = found["raw_tem_images"].drop(columns="session_folder")
+    return found
+
+
+def check_tables(layout: Layout, undisturbed: Layout, sessions: list[str]) -> None:
+    """Hold every session's tables against those of runs that nobody disturbed, and count all particles."""
+    particles = 0
+    for session in sessions:
+        expected = tables(undisturbed, session)
+        particles += len(expected["particle_table"])
+        for asset, table in tables(layout, session).items():
+            pd.testing.assert_frame_equal(table, expected[asset], obj=f"{asset} of {session}")
+        for asset in SESSION_TABLES:
+            folder = layout.partition(asset, session)
+            assert [file.name for file in folder.glob("*.parquet")] == ["part-0.parquet"]
+    count = "SELECT count(*) AS n, count(DISTINCT particle_id) AS n_distinct FROM particle_table"
+    assert run_query(layout.lake, count).to_pylist() == [{"n": particles, "n_distinct": particles}]
+    assert particles > 0
+
+
+def process_undisturbed(root: Path, content: dict[str, list[Path]]) -> Layout:
+    platform = Platform(data_root=str(root / "data"), models_root=str(root / "models"))
+    lay_champion(platform)
+    incoming = root / "data/incoming"
+    incoming.mkdir(parents=True)
+    for session, files in content.items():
+        deliver(files, incoming / session)
+        assert process(platform, session) is None
+    return platform.layout
 
 
 def copy_slowly(file: Path, folder: Path, pause_s: float) -> None:
@@ -131,60 +91,116 @@ def copy_slowly(file: Path, folder: Path, pause_s: float) -> None:
             time.sleep(pause_s)
 
 
-def check_manifest(daemon: Daemon, session: str, files: list[Path]) -> None:
-    manifest = read_table(daemon.layout.table("raw_tem_images", session))
-    assert sorted(manifest["file"]) == sorted(file.name for file in files)
-    assert set(manifest["status"]) == {"ok"}
-    folder = daemon.layout.partition("raw_tem_images", session)
-    assert all((folder / name).exists() for name in manifest["image_file"])
-
-
-@pytest.mark.slow
-def test_a_session_copied_in_slowly_is_taken_once_and_again_when_images_follow(daemon: Daemon, files):
-    slow = daemon.incoming / "slow"
+def test_a_session_copied_in_slowly_is_taken_once_and_again_when_images_follow(daemon, files):
+    # Eight times the pauses of the copy: a machine that stands still for a while settles nothing.
+    settling_s = 4
+    laboratory = daemon(TEM_SETTLING_S=str(settling_s))
+    laboratory.start()
+    slow, memory = laboratory.incoming / "slow", Path(str(laboratory.layout.state / "arrivals.json"))
     slow.mkdir()
-    (daemon.incoming / "README.md").write_text("beside the sessions")
+    (laboratory.incoming / "README.md").write_text("beside the sessions")
+    laboratory.wait_until(memory.exists, 120)
     for file in files[:3]:
-        copy_slowly(file, slow, SETTLING_S * 0.6)
-        with daemon.runs() as runs:
-            assert runs == []
-    assert (daemon.layout.state / "arrivals.json").exists(), "the sensor has not looked"
-    daemon.wait_until(lambda: daemon.holds("slow"), 60)
-    check_manifest(daemon, "slow", files[:3])
-    copy_slowly(files[3], slow, 0)
-    daemon.wait_until(lambda: daemon.holds("slow"), 60)
-    check_manifest(daemon, "slow", files)
-    with daemon.runs() as runs:
-        assert [run.job_name for run in runs] == ["ingest_session"] * 2
+        copy_slowly(file, slow, 0.5)
+    copied_at = time.time()
+    assert '"slow"' in memory.read_text(), "the sensor has not looked while it was copied"
+    laboratory.wait_until(lambda: laboratory.holds("slow", "raw_tem_images"), 120)
+    copy_slowly(files[3], slow, 0.1)
+    laboratory.wait_until(lambda: laboratory.holds("slow", "raw_tem_images"), 120)
+    manifest = read_table(laboratory.layout.table("raw_tem_images", "slow"))
+    assert sorted(manifest["file"]) == [file.name for file in files[:4]]
+    assert set(manifest["status"]) == {"ok"}
+    runs = laboratory.runs()
+    assert [record.dagster_run.job_name for record in runs] == ["ingest_session"] * 2
+    # The sensor's first look at the finished copy, and its look after the settling time.
+    assert runs[0].create_timestamp.timestamp() > copied_at + settling_s - 0.5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kills", [3, 20])
-def test_whatever_is_killed_every_session_ends_with_one_right_table(daemon: Daemon, files, kills: int):
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_whatever_is_killed_every_session_ends_with_one_right_table(
+    daemon, files, tmp_path: Path, kills: int
+):
+    laboratory = daemon(TEM_SETTLING_S="2", TEM_PROCESS_ON_ARRIVAL="true")
+    lay_champion(
+        Platform(data_root=str(laboratory.root / "data"), models_root=str(laboratory.root / "models"))
+    )
+    if kills > 3:
+        register_champion(laboratory.layout)
     chance = random.Random(kills)
-    sessions = ["s1", "s2", "s3"]
-    for number, session in enumerate(sessions):
-        (daemon.incoming / session).mkdir()
-        for file in files[: number + 2]:
-            copy_slowly(file, daemon.incoming / session, 0)
-    done = Counter()
-    for number in range(kills):
-        if number == kills // 2:
-            copy_slowly(files[3], daemon.incoming / "s1", 0)
-        time.sleep(chance.uniform(4, 14))
-        family = daemon.family()
-        # All of them is a power cut; the last of the family is most often the worker of a run.
-        victims = [family, family[:1], family[-1:], [chance.choice(family)]][number % 4]
-        daemon.kill(victims)
-        done[len(victims)] += 1
-        if daemon.process is not None and daemon.process.poll() is not None:
-            daemon.start()
-    assert done.total() == kills
-    daemon.wait_until(lambda: all(daemon.holds(session) for session in sessions), 180)
-    check_manifest(daemon, "s1", [*files[:2], files[3]])
-    check_manifest(daemon, "s2", files[:3])
-    check_manifest(daemon, "s3", files)
-    tables = [
-        path for path in Path(str(daemon.layout.lake)).rglob("*.parquet") if not path.name.startswith(".")
-    ]
-    assert len([path for path in tables if "raw_tem_images" in path.parts]) == 3
+    sessions = [f"s{number}" for number in range(2 if kills == 3 else 4)]
+    content = {session: files[: number + 2] for number, session in enumerate(sessions)}
+    for session in sessions:
+        deliver(content[session], laboratory.incoming / session)
+    hits = Counter()
+    with watched(Path(str(laboratory.layout.lake))) as seen:
+        laboratory.start()
+        for number in range(kills):
+            kind = ("workers", "everything", "daemon", "any one")[number % 4]
+            session = chance.choice(sessions)
+            if number % 2 and len(content[session]) < len(files):
+                added = files[len(content[session])]
+                content[session] = [*content[session], added]
+                deliver([added], laboratory.incoming / session)
+            # Half of the kills hit a run under way, if there is one soon.
+            if kind in ("workers", "everything"):
+                with suppress(TimeoutError):
+                    laboratory.wait_for_a_run(60)
+                time.sleep(chance.uniform(0, 2.5))
+            else:
+                time.sleep(chance.uniform(0, 12))
+            family, workers = laboratory.family(), laboratory.workers()
+            victims = {
+                "workers": workers or family[-1:],
+                "everything": family,  # a power cut
+                "daemon": family[:1],
+                "any one": [chance.choice(family)],
+            }[kind]
+            under_way = laboratory.under_way()
+            laboratory.kill(victims)
+            hits[f"{kind}, {'a run under way' if under_way else 'no run'}"] += 1
+            if not laboratory.alive:
+                laboratory.start()
+
+        def all_hold() -> bool:
+            return all(laboratory.holds(name, asset) for name in sessions for asset in SESSION_TABLES)
+
+        laboratory.wait_until(all_hold, 600)
+        laboratory.wait_until(lambda: not laboratory.workers(), 120)
+    undisturbed = process_undisturbed(tmp_path / "undisturbed", content)
+    check_tables(laboratory.layout, undisturbed, sessions)
+    assert {f"session={session}" for session in sessions} <= {path.parent.name for path in seen}
+    runs = laboratory.runs()
+    assert {record.dagster_run.job_name for record in runs} == {"process_session"}
+    cut_short = sum(record.dagster_run.status == FAILURE and record.start_time is not None for record in runs)
+    print(f"{kills} kills, {cut_short} runs cut short while they processed, {len(runs)} runs: {dict(hits)}")
+    assert cut_short >= kills // 6 + 1
+
+
+def register_champion(layout: Layout) -> None:
+    """Let the registry's alias name the champion that was laid down, so that every run asks the registry."""
+    with tracking._client(tracking.store_of(Settings(), layout)) as client:
+        client.create_registered_model(REGISTERED_MODEL)
+        version = client.create_model_version(REGISTERED_MODEL, source="file:///nowhere").version
+        client.set_registered_model_alias(REGISTERED_MODEL, tracking.CHAMPION, version)
+
+
+def test_sensors_the_night_and_a_person_at_once_make_one_right_table(daemon, files, tmp_path: Path):
+    laboratory = daemon(TEM_SETTLING_S="0", TEM_PROCESS_ON_ARRIVAL="true")  # it isn't started
+    lay_champion(
+        Platform(data_root=str(laboratory.root / "data"), models_root=str(laboratory.root / "models"))
+    )
+    deliver(files[:3], laboratory.incoming / "a")
+    with watched(Path(str(laboratory.layout.lake))):
+        done = subprocess.run(
+            [sys.executable, "-m", "tem_pipeline_tests.end_to_end.at_once", laboratory.incoming / "a"],
+            cwd=PROJECT_ROOT,
+            env=laboratory.environment | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr[-6000:]
+    runs = [record.dagster_run for record in laboratory.runs()]
+    assert [run.status for run in runs] == [dg.DagsterRunStatus.SUCCESS] * 4
+    check_tables(laboratory.layout, process_undisturbed(tmp_path / "undisturbed", {"a": files[:3]}), ["a"])

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tem_pipeline.micrographs.discovery import (
     list_session_folders,
     look_at,
     resumable_fingerprint,
+    same_names,
     still_arriving,
 )
 from tem_pipeline.micrographs.sessions import session_fingerprint, session_key
@@ -183,3 +185,64 @@ def test_a_fingerprint_taken_in_steps_is_the_same(tmp_path):
             assert len(digests.known) == steps
     assert steps == 4
     assert found == session_fingerprint(tmp_path)
+
+
+contents = st.dictionaries(
+    st.tuples(
+        st.sampled_from(["", "sub", "Pt C", ".hidden", "x.part"]), names.filter(lambda n: n not in "..")
+    ),
+    st.binary(max_size=20),
+    max_size=6,
+)
+
+
+@given(contents, st.randoms(use_true_random=False))
+def test_whatever_a_folder_holds_its_fingerprint_is_that_of_its_content_alone(
+    tmp_path_factory, content, chance
+):
+    """Not of the order in which files came, of their times, or of where the folder lies."""
+    folders = []
+    for _ in range(2):
+        folder = tmp_path_factory.mktemp("session")
+        written = list(content)
+        chance.shuffle(written)
+        for place in written:
+            path = folder.joinpath(*place)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content[place])
+            os.utime(path, (0, chance.randint(0, 10**9)))
+        folders.append(folder)
+    one, other = folders
+    found = session_fingerprint(one)
+    assert found == session_fingerprint(other)
+    before = look_at(one)
+    assert before == look_at(one)
+    assert before.n_images == look_at(other).n_images
+    (one / "another.tif").write_bytes(b"another")
+    assert look_at(one).signature != before.signature
+    assert session_fingerprint(one) != found
+    (one / "another.tif").unlink()
+    assert session_fingerprint(one) == found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "c.tif").write_bytes(b"new"),
+        lambda folder: (folder / "sub/c.tif").write_bytes(b"new"),
+        lambda folder: (folder / "sub/b.tif").unlink(),
+        lambda folder: (folder / "a.tif").rename(folder / "d.tif"),
+        lambda folder: (folder / "new").mkdir(),
+        lambda folder: (folder / "session.yaml").write_bytes(b"mode: haadf"),
+        lambda folder: (folder / "session.yaml").unlink(),
+        lambda folder: folder.rename(folder.with_name("gone")),
+    ],
+)
+def test_a_short_look_notices_what_comes_and_goes_and_what_people_edit(tmp_path, change):
+    session = tmp_path / "session"
+    fill(session, "a.tif", "sub/b.tif", "session.yaml")
+    folders = look_at(session).folders
+    assert same_names(session, folders)
+    time.sleep(0.02)  # times of files have a granularity
+    change(session)
+    assert not same_names(session, folders)

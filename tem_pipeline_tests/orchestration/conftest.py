@@ -1,7 +1,9 @@
 """Installations of their own for tests of the Dagster layer: real folders, real stores, an own instance."""
 
+import ctypes
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -10,6 +12,7 @@ import pytest
 
 from tem_pipeline.micrographs.simulation import simulate_session
 from tem_pipeline.orchestration.build import build_definitions
+from tem_pipeline.orchestration.failures import failure_reason
 from tem_pipeline.orchestration.io_managers import LakeTables
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import Platform, SessionLock
@@ -32,6 +35,10 @@ def platform(tmp_path: Path) -> Platform:
 
 @pytest.fixture
 def definitions(platform: Platform) -> dg.Definitions:
+    return definitions_of(platform)
+
+
+def definitions_of(platform: Platform) -> dg.Definitions:
     return build_definitions(
         {
             "platform": platform,
@@ -101,3 +108,33 @@ def lay_champion(platform: Platform, version: str = "1") -> None:
         "tem_segmentation", version, "dice", "threshold", 4, ("background", "core"), weights.name
     )
     write_card(folder, card)
+
+
+def process(platform: Platform, session: str = "a") -> str | None:
+    """Process a session in this process; give the reason of a failure."""
+    # Its records lie in memory: faults hit the laboratory's folders only.
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(str(SESSIONS.name), [session])
+        job = definitions_of(platform).resolve_job_def("process_session")
+        result = job.execute_in_process(instance=instance, partition_key=session, raise_on_error=False)
+        if result.success:
+            return None
+        reason = failure_reason(result.all_events)
+        assert "\n" not in reason
+        return reason
+
+
+@contextmanager
+def without_capabilities() -> Iterator[None]:
+    """Lay down this thread's effective capabilities, as `capset(2)` does; an ordinary user has none."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    held = (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, held) == 0
+    none = (ctypes.c_uint32 * 6)(*held)
+    none[0] = none[3] = 0
+    assert libc.capset(header, none) == 0
+    try:
+        yield
+    finally:
+        assert libc.capset(header, held) == 0

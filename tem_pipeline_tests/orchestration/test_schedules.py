@@ -1,6 +1,11 @@
+import json
 import shutil
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
@@ -16,6 +21,7 @@ from tem_pipeline.orchestration.requests import (
 )
 from tem_pipeline.orchestration.resources import PARTITION_TAG, SESSION_FOLDER_TAG, Platform
 from tem_pipeline.orchestration.schedules import nightly_sessions
+from tem_pipeline.settings import load_settings
 from tem_pipeline.storage import read_table, session_lock
 from tem_pipeline_tests.orchestration.conftest import deliver, lay_champion
 
@@ -163,6 +169,69 @@ def test_the_reason_of_a_failure_is_kept_in_one_line(
     assert row["failed_attempts"] == 1
     assert "champion" in row["reason"]
     assert "\n" not in row["reason"]
+
+
+@pytest.fixture
+def report(definitions: dg.Definitions, instance: dg.DagsterInstance, platform: Platform):
+    """Let a run of the session `a` fail and the failure sensor hear of it, as often as asked."""
+
+    def report(will_retry: bool, times: int = 1) -> None:
+        job = definitions.resolve_job_def("process_session")
+        run = instance.create_run_for_job(
+            job, tags={PARTITION_TAG: "a", FINGERPRINT_TAG: "F", ATTEMPT_TAG: "1"}
+        )
+        instance.report_run_failed(run, "the machine\nwas killed")
+        instance.add_run_tags(run.run_id, {"dagster/will_retry": str(will_retry).lower()})
+        failed = instance.get_run_by_id(run.run_id)
+        events = [entry.dagster_event for entry in instance.all_logs(run.run_id) if entry.dagster_event]
+        event = next(event for event in events if event.is_failure)
+        assert failed is not None
+        for _ in range(times):
+            context = dg.build_run_status_sensor_context("session_failures", event, instance, failed)
+            session_failures(context.for_run_failure(), platform=platform)
+
+    return report
+
+
+@pytest.fixture
+def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """A server that keeps what it is told, and answers as it is told to."""
+    told, answer = [], SimpleNamespace(status=200)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(answer.status)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("TEM_WEBHOOK_URL", f"http://127.0.0.1:{server.server_port}/hook")
+        load_settings.cache_clear()
+        yield SimpleNamespace(told=told, answer=answer)
+        server.shutdown()
+    load_settings.cache_clear()
+
+
+def test_the_webhook_is_told_once_a_failure_and_not_of_crashes_that_are_tried_again(report, webhook):
+    report(will_retry=True)
+    assert webhook.told == []
+    report(will_retry=False, times=3)  # a daemon that is killed before it has noted the event hears it again
+    assert webhook.told == [{"text": "TEM session a failed: the machine was killed"}]
+    report(will_retry=False)
+    assert len(webhook.told) == 2
+
+
+def test_a_webhook_that_is_out_of_order_keeps_no_reason_from_being_recorded(report, webhook, platform):
+    webhook.answer.status = 500
+    report(will_retry=False)
+    assert len(webhook.told) == 1
+    assert read_table(platform.layout.table(FAILURE_TABLE, "a"))["reason"].tolist() == [
+        "the machine was killed"
+    ]
 
 
 def test_a_run_whose_process_is_gone_is_failed_and_one_that_lives_is_not(

@@ -1,19 +1,22 @@
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from tem_pipeline.micrographs.discovery import look_at
 from tem_pipeline.micrographs.sessions import session_fingerprint, session_key
-from tem_pipeline.orchestration import sensors
+from tem_pipeline.orchestration import arrivals, sensors
+from tem_pipeline.orchestration.arrivals import Memory, observe
 from tem_pipeline.orchestration.partitions import SESSIONS
-from tem_pipeline.orchestration.requests import FINGERPRINT_TAG
+from tem_pipeline.orchestration.requests import ATTEMPT_TAG, FINGERPRINT_TAG
 from tem_pipeline.orchestration.resources import PARTITION_TAG, Platform
 from tem_pipeline.orchestration.sensors import new_microscope_sessions
 from tem_pipeline.settings import load_settings
 from tem_pipeline.storage import read_table
-from tem_pipeline_tests.orchestration.conftest import deliver
+from tem_pipeline_tests.orchestration.conftest import deliver, without_capabilities
 
 Tick = Callable[[], list[dg.RunRequest]]
 
@@ -169,3 +172,103 @@ def test_a_run_under_way_is_not_doubled(tick, incoming, files, instance, definit
         definitions.resolve_job_def("ingest_session"), tags={**request.tags, PARTITION_TAG: "a"}
     )
     assert tick() == []
+
+
+# --- runs that crashed --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def crash(instance: dg.DagsterInstance, definitions: dg.Definitions):
+    """Let the run that was asked for die, as if its process had been killed."""
+
+    def crash(request: dg.RunRequest, **tags: str) -> None:
+        job = definitions.resolve_job_def(str(request.job_name))
+        run = instance.create_run_for_job(
+            job, tags={**request.tags, PARTITION_TAG: str(request.partition_key)}
+        )
+        instance.report_run_failed(run, "killed")
+        instance.add_run_tags(run.run_id, tags)
+
+    return crash
+
+
+def test_a_run_that_crashed_and_is_not_launched_again_is_asked_for_again_three_times(
+    tick, crash, incoming, files
+):
+    deliver(files, incoming / "a")
+    keys = set()
+    for _ in range(3):
+        (request,) = tick()
+        keys.add(request.run_key)
+        crash(request, **{"dagster/will_retry": "false"})
+    assert len(keys) == 3
+    assert tick() == []
+    deliver(files[:1], incoming / "b")
+    assert [request.partition_key for request in tick()] == ["b"]
+
+
+def test_a_crash_is_left_to_dagster_as_long_as_it_may_launch_the_run_again(
+    tick, crash, incoming, files, monkeypatch
+):
+    deliver(files, incoming / "a")
+    crash(tick()[0], **{"dagster/will_retry": "true"})
+    assert tick() == []
+    # The daemon may have been killed before it did.
+    monkeypatch.setenv("TEM_ABANDONED_AFTER_S", "1")
+    load_settings.cache_clear()
+    time.sleep(1.1)
+    assert [request.tags[ATTEMPT_TAG] for request in tick()] == ["2"]
+
+
+def test_a_full_run_that_crashed_after_its_manifest_is_asked_for_again(
+    tick, run, crash, incoming, files, monkeypatch
+):
+    monkeypatch.setenv("TEM_PROCESS_ON_ARRIVAL", "true")
+    load_settings.cache_clear()
+    deliver(files, incoming / "a")
+    (request,) = tick()
+    assert run(dg.RunRequest(partition_key="a", job_name="ingest_session"))
+    crash(request, **{"dagster/will_retry": "false"})
+    assert [again.job_name for again in tick()] == ["process_session"]
+
+
+# --- how often files are looked at --------------------------------------------------------------------------
+
+
+def test_a_session_that_is_done_is_looked_at_by_its_folders_and_now_and_then_by_its_files(
+    tick, run, incoming, files, monkeypatch
+):
+    deliver(files[:2], incoming / "a")
+    (incoming / "a/session.yaml").write_text("mode: haadf")
+    assert run(tick()[0])
+    assert tick() == []
+
+    def is_looked_at() -> bool:
+        looks: list[object] = []
+        with monkeypatch.context() as patched:
+            patched.setattr(arrivals, "look_at", lambda folder: looks.append(folder) or look_at(folder))
+            tick()
+        return bool(looks)
+
+    assert not is_looked_at()
+    (incoming / "a/session.yaml").write_text("mode: bright_field")  # in place, as some editors do
+    assert is_looked_at()
+    assert run(tick()[0])
+    assert tick() == []
+    with (incoming / "a" / files[0].name).open("ab") as grown:
+        grown.write(b"more")
+    assert tick() == []
+    monkeypatch.setattr(arrivals.time, "time", lambda now=time.time: now() + arrivals.THOROUGH_LOOK_S + 1)
+    assert len(tick()) == 1
+
+
+def test_an_unreadable_folder_is_a_fault_of_its_own_and_others_are_taken(incoming, files):
+    for name in ("good", "locked"):
+        deliver(files, incoming / name)
+    (incoming / "locked").chmod(0)
+    with without_capabilities():
+        found = observe(incoming, Memory(), time.time(), 0, lambda: False)
+    (incoming / "locked").chmod(0o755)
+    assert {arrival.folder.name: bool(arrival.fault) for arrival in found} == {"good": False, "locked": True}
+    fault = next(str(arrival.fault) for arrival in found if arrival.fault)
+    assert "cannot be listed (Permission denied)" in fault

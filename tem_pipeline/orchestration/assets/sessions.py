@@ -20,7 +20,6 @@ from tem_pipeline.particles.table import measure_session
 from tem_pipeline.reports.figures import figure_png, histogram_figure, overlay_png
 from tem_pipeline.segmentation.inference import Segmentation, load_model
 from tem_pipeline.segmentation.masks import predict_session_masks
-from tem_pipeline.storage import collect_unreferenced
 
 WARN = dg.AssetCheckSeverity.WARN
 GROUP: dict[str, Any] = {
@@ -46,7 +45,6 @@ def raw_tem_images(context: dg.AssetExecutionContext, platform: Platform, sessio
     folder = session_folder(dict(context.run.tags), platform.layout, session)
     target = platform.layout.partition("raw_tem_images", session)
     manifest = ingest_session(folder, session, target)
-    collect_unreferenced(target, manifest["image_file"].dropna())
     refused = manifest[manifest["status"] == "refused"]
     measured = manifest[manifest["status"] == "ok"]
     uncalibrated = measured[measured["calibration"] == "missing"]
@@ -115,8 +113,6 @@ def predicted_masks(
         settings,
         keep_first,
     )
-    files = masks[["labels_file", "shells_file", "probability_file"]].to_numpy().ravel()
-    collect_unreferenced(target, [name for name in files if name])
     empty = masks[masks["n_cores"] == 0]
     review = masks[masks["image_quality"] == "review"]
     return dg.MaterializeResult(
