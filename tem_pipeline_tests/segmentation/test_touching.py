@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 from tem_pipeline.micrographs.simulation import Population, place_particles, rasterise
@@ -192,3 +195,12 @@ def test_every_piece_lies_within_one_particle_and_nothing_is_lost():
     assert all(len(owner) == 1 for owner in owners)
     shared = np.bincount(np.concatenate(owners))
     assert split.tolist() == [k for k, owner in enumerate(owners, start=1) if shared[owner[0]] > 1]
+
+
+def test_of_real_hand_drawn_masks_only_the_two_particles_that_touch_are_cut_apart(reference_data: Path):
+    cut = {}
+    for file in sorted((reference_data / "bright_field_particles" / "masks").glob("*.png")):
+        mask = np.asarray(Image.open(file)) > 127
+        cut[file.stem] = len(split_touching(label_instances(mask, 20))[1])
+    assert {name for name, pieces in cut.items() if pieces} == {"crop_17"}
+    assert cut["crop_17"] == 2
