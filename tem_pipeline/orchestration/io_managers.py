@@ -7,7 +7,12 @@ from upath import UPath
 
 from tem_pipeline.micrographs.ingestion import MANIFEST_SCHEMA
 from tem_pipeline.orchestration.resources import Platform
-from tem_pipeline.particles.schema import PARTICLE_SCHEMA, SIZE_DISTRIBUTION_SCHEMA, conform
+from tem_pipeline.particles.schema import (
+    PARTICLE_SCHEMA,
+    SAMPLE_SUMMARY_SCHEMA,
+    SIZE_DISTRIBUTION_SCHEMA,
+    conform,
+)
 from tem_pipeline.segmentation.masks import MASK_SCHEMA
 from tem_pipeline.storage import mark_fingerprint, read_table, table_fingerprint, write_table
 
@@ -16,6 +21,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "predicted_masks": MASK_SCHEMA,
     "particle_table": PARTICLE_SCHEMA,
     "size_distributions": SIZE_DISTRIBUTION_SCHEMA,
+    "sample_summary": SAMPLE_SUMMARY_SCHEMA,
 }
 
 
@@ -32,7 +38,7 @@ class LakeTables(dg.ConfigurableIOManager):
         path = self._path(context)
         schema = SCHEMAS.get(context.asset_key.path[-1])
         table = conform(obj, schema) if schema else pa.Table.from_pandas(obj, preserve_index=False)
-        if schema:
+        if schema and context.has_asset_partitions:
             table = mark_fingerprint(table, self._fingerprint(context, obj))
         write_table(path, table)
         context.add_output_metadata({"path": dg.MetadataValue.path(str(path)), "rows": len(obj)})
