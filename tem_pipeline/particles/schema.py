@@ -295,6 +295,56 @@ SAMPLE_SUMMARY_SCHEMA = pa.schema(
 )
 
 
+def _estimate_fields(name: str, unit: str, meaning: str) -> Iterator[pa.Field]:
+    yield _field(name, _REAL, unit, meaning)
+    yield _field(f"{name}_standard_error", _REAL, unit, f"standard error of {name}")
+    yield _field(f"{name}_low", _REAL, unit, f"lower end of the 95 % interval of {name}")
+    yield _field(f"{name}_high", _REAL, unit, f"upper end of the 95 % interval of {name}")
+
+
+def _correlation_fields(name: str, of: str, test: str) -> Iterator[pa.Field]:
+    yield _field(name, _REAL, "1", f"{of} of descriptor and activity")
+    for end, where in (("low", "lower"), ("high", "upper")):
+        yield _field(f"{name}_{end}", _REAL, "1", f"{where} end of its 95 % interval, bootstrap over samples")
+    yield _field(f"{name}_p", _REAL, "1", f"chance of one as far from 0 without any relation, {test}")
+    yield _field(f"{name}_p_corrected", _REAL, "1", "that, corrected by Holm for all n_tests of the table")
+
+
+STRUCTURE_ACTIVITY_SCHEMA = pa.schema(
+    (
+        _required("activity_unit", _TEXT, "", "unit of the activity; units are not mixed"),
+        _required("conditions", _TEXT, "", "under which the activity was measured; empty where none is given"),
+        _required("descriptor", _TEXT, "", "what describes the samples' particles; edge-weighted"),
+        _required("descriptor_unit", _TEXT, "", "unit of the descriptor"),
+        _required("n_samples", _WHOLE, "1", "samples with both descriptor and activity"),
+        _field("reason", _TEXT, "", "why there is no correlation; null where there is one"),
+        _field("note", _TEXT, "", "what else to know about these activities"),
+        *_correlation_fields("pearson", "Pearson's correlation", "Student's t"),
+        *_correlation_fields("spearman", "Spearman's rank correlation", "by permutation"),
+        _required("n_tests", _WHOLE, "1", "p values of the whole table that the correction is for"),
+        _field(
+            "regression",
+            _TEXT,
+            "",
+            "york (errors in both axes) or least_squares (where standard errors are missing)",
+        ),
+        *_estimate_fields("slope", "activity_unit/descriptor_unit", "slope of the line"),
+        *_estimate_fields("intercept", "activity_unit", "the line's activity at descriptor 0"),
+        *_estimate_fields(
+            "exponent", "1", "p of activity ∝ descriptor^p, by the same regression on logarithms"
+        ),
+        _required("sample_ids", pa.list_(_TEXT), "", "the samples, ascending"),
+        _required("descriptor_values", pa.list_(_REAL), "descriptor_unit", "descriptor of each sample"),
+        _required(
+            "descriptor_standard_errors", pa.list_(_REAL), "descriptor_unit", "its standard error, of sampling"
+        ),
+        _required("activity_values", pa.list_(_REAL), "activity_unit", "activity of each sample"),
+        _required("activity_standard_errors", pa.list_(_REAL), "activity_unit", "its standard error"),
+    ),
+    metadata=_METADATA,
+)
+
+
 def conform(frame: pd.DataFrame | pa.Table, schema: pa.Schema) -> pa.Table:
     """Cast a table to a schema: its columns, order, types and metadata.
 
