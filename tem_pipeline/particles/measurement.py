@@ -6,14 +6,16 @@ Nothing here loops over particles. The label image is read in strips and reduced
 numbers per row of a particle), so time is linear in pixels and memory beside the images is small.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from tem_pipeline.errors import UserError
+from tem_pipeline.particles.core_shell import measure_core_shell
 from tem_pipeline.particles.edges import edge_weights, touches_edge
+from tem_pipeline.particles.schema import NM_COLUMNS
 
 _STRIP_PX = 2**21
 _PAIRS_AT_ONCE = 2**20
@@ -48,6 +50,9 @@ def measure_particles(
     image: np.ndarray | None = None,
     core_probability: np.ndarray | None = None,
     pixel_size_nm: float | None = None,
+    *,
+    shell_labels: np.ndarray | None = None,
+    split_labels: Collection[int] = (),
 ) -> pd.DataFrame:
     """Measure every particle of a label image.
 
@@ -63,6 +68,10 @@ def measure_particles(
         (uint8: 0 … 255). Without it `confidence` is NaN.
     pixel_size_nm : float, optional
         Side of a square pixel; without it every nm column is NaN.
+    shell_labels : ndarray of int, (height, width), optional
+        Whole particles, shell included; without it the core–shell columns are null.
+    split_labels : collection of int, optional
+        Numbers of the particles that came out of a cluster of touching ones: `was_split`.
 
     Returns
     -------
@@ -92,6 +101,7 @@ def measure_particles(
             bounding box widened by 1 px + max(3 px, a quarter of the diameter); NaN where there are none.
         contrast : (mean − background) / background (Weber); NaN where the background isn't positive.
         edge weight : see `edges.edge_weights`; NaN for particles on the frame.
+        core–shell columns : see `core_shell.measure_core_shell`.
 
     Raises
     ------
@@ -99,31 +109,22 @@ def measure_particles(
         For label images that are no 2-D integer arrays or hold negative numbers, images of another shape,
         and a pixel size that isn't positive.
     """
-    _check(labels, image, core_probability, pixel_size_nm)
+    _check(labels, image, core_probability, shell_labels, pixel_size_nm)
     shape = (labels.shape[0], labels.shape[1])
     raster = _find_runs(labels)
-    values, index = np.unique(raster.label, return_inverse=True)
-    order = np.argsort(index, kind="stable")
-    runs = _Runs(*(column[order] for column in raster))
-    first = np.searchsorted(index[order], np.arange(len(values)))
-
-    top = _reduce(np.minimum, runs.row, first)
-    bottom = _reduce(np.maximum, runs.row, first) + 1
-    left = _reduce(np.minimum, runs.start, first)
-    right = _reduce(np.maximum, runs.stop, first)
+    runs, order, first, particle = _by_particle(raster)
+    values = runs.label[first]
+    places = _places(runs, first)
+    top, left, bottom, right = (places[f"bbox_{side}_px"] for side in ("top", "left", "bottom", "right"))
     touching = touches_edge(top, left, bottom, right, shape)
-
-    moments = _moments(runs, first, (top + bottom) // 2, (left + right) // 2)
-    area = moments["area"]
+    area = places["area_px"]
     diameter = 2 * np.sqrt(area / np.pi)
     perimeter = _crofton_perimeters(labels, values)
-    hulls = _hulls(runs, index[order])
+    hulls = _hulls(runs, particle)
     feret_max, feret_min = _ferets(hulls, len(values))
 
     columns: dict[str, np.ndarray | float | bool] = {
-        "label": values.astype(np.int64),
-        "area_px": area,
-        "area_nm2": np.nan,
+        **places,
         "equivalent_diameter_px": diameter,
         "perimeter_px": perimeter,
         "feret_max_px": feret_max,
@@ -132,21 +133,13 @@ def measure_particles(
         "roundness": 4 * area / (np.pi * feret_max**2),
         "aspect_ratio": feret_min / feret_max,
         "solidity": area / _hull_areas(hulls, len(values)),
-        "eccentricity": moments["eccentricity"],
-        "orientation_rad": moments["orientation"],
-        "centroid_y_px": moments["centroid_y"],
-        "centroid_x_px": moments["centroid_x"],
-        "bbox_top_px": top,
-        "bbox_left_px": left,
-        "bbox_bottom_px": bottom,
-        "bbox_right_px": right,
         "mean_intensity": np.nan,
         "minimum_intensity": np.nan,
         "background_intensity": np.nan,
         "contrast": np.nan,
         "confidence": np.nan,
         "touches_edge": touching,
-        "was_split": False,
+        "was_split": np.isin(values, list(split_labels)),
         "edge_weight": edge_weights(bottom - top, right - left, touching, shape),
     }
     if image is not None:
@@ -165,23 +158,36 @@ def measure_particles(
         columns["confidence"] = _reduce(np.add, sums[order], first) / area / certain
 
     scale = np.nan if pixel_size_nm is None else float(pixel_size_nm)
-    columns["area_nm2"] = area * scale**2
-    for name in ("equivalent_diameter", "perimeter", "feret_max", "feret_min", "centroid_y", "centroid_x"):
-        columns[f"{name}_nm"] = columns[f"{name}_px"] * scale
-    return pd.DataFrame(columns, index=range(len(values)))
+    table = pd.DataFrame(columns, index=range(len(values)))
+    whole_particles = None
+    if shell_labels is not None:
+        shell_runs, _, shell_first, _ = _by_particle(_find_runs(shell_labels))
+        whole_particles = pd.DataFrame(_places(shell_runs, shell_first))
+    table = pd.concat((table, measure_core_shell(labels, table, shell_labels, whole_particles)), axis=1)
+    for name, (pixels, power) in NM_COLUMNS.items():
+        table[name] = table[pixels] * scale**power
+    return table
 
 
 def _check(
     labels: np.ndarray,
     image: np.ndarray | None,
     core_probability: np.ndarray | None,
+    shell_labels: np.ndarray | None,
     pixel_size_nm: float | None,
 ) -> None:
-    if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(f"a label image must be a 2-D integer array, not {labels.ndim}-D {labels.dtype}")
-    if labels.dtype.kind == "i" and labels.size and labels.min() < 0:
-        raise UserError("a label image holds negative numbers; 0 is background, particles are 1 and more")
-    for name, other in (("image", image), ("core probability", core_probability)):
+    for each in (labels, shell_labels):
+        if each is None:
+            continue
+        if each.ndim != 2 or not np.issubdtype(each.dtype, np.integer):
+            raise UserError(f"a label image must be a 2-D integer array, not {each.ndim}-D {each.dtype}")
+        if each.dtype.kind == "i" and each.size and each.min() < 0:
+            raise UserError("a label image holds negative numbers; 0 is background, particles are 1 and more")
+    for name, other in (
+        ("image", image),
+        ("core probability", core_probability),
+        ("label image of shells", shell_labels),
+    ):
         if other is not None and other.shape != labels.shape:
             raise UserError(f"the {name} is {other.shape} px, its label image {labels.shape} px")
     if pixel_size_nm is not None and not (np.isfinite(pixel_size_nm) and pixel_size_nm > 0):
@@ -220,6 +226,42 @@ def _find_runs(labels: np.ndarray) -> _Runs:
     return _Runs(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
 
 
+def _by_particle(raster: _Runs) -> tuple[_Runs, np.ndarray, np.ndarray, np.ndarray]:
+    """Sort runs by label.
+
+    Returns
+    -------
+    runs : _Runs
+    order : ndarray
+        What sorted them.
+    first : ndarray
+        Where each particle's runs begin.
+    particle : ndarray
+        Index of each run's particle.
+    """
+    _, index = np.unique(raster.label, return_inverse=True)
+    order = np.argsort(index, kind="stable")
+    particle = index[order]
+    first = np.flatnonzero(np.diff(particle, prepend=-1))
+    return _Runs(*(column[order] for column in raster)), order, first, particle
+
+
+def _places(runs: _Runs, first: np.ndarray) -> dict[str, np.ndarray]:
+    """Give label, bounding box, area, centroid, eccentricity and orientation of every particle."""
+    top = _reduce(np.minimum, runs.row, first)
+    bottom = _reduce(np.maximum, runs.row, first) + 1
+    left = _reduce(np.minimum, runs.start, first)
+    right = _reduce(np.maximum, runs.stop, first)
+    return {
+        "label": runs.label[first].astype(np.int64),
+        **_moments(runs, first, (top + bottom) // 2, (left + right) // 2),
+        "bbox_top_px": top,
+        "bbox_left_px": left,
+        "bbox_bottom_px": bottom,
+        "bbox_right_px": right,
+    }
+
+
 def _moments(
     runs: _Runs, first: np.ndarray, reference_y: np.ndarray, reference_x: np.ndarray
 ) -> dict[str, np.ndarray]:
@@ -248,11 +290,11 @@ def _moments(
         yy == xx, np.where(xy > 0, np.pi / 4, -np.pi / 4), 0.5 * np.arctan2(2 * xy, yy - xx)
     )
     return {
-        "area": area,
-        "centroid_y": mean_y + reference_y,
-        "centroid_x": mean_x + reference_x,
+        "area_px": area,
+        "centroid_y_px": mean_y + reference_y,
+        "centroid_x_px": mean_x + reference_x,
         "eccentricity": eccentricity,
-        "orientation": orientation,
+        "orientation_rad": orientation,
     }
 
 

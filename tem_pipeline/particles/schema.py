@@ -99,6 +99,38 @@ MEASURED_FIELDS = (
     _required("touches_edge", _FLAG, "", "a pixel lies on the frame; such particles are never counted"),
     _required("was_split", _FLAG, "", "came out of a cluster of touching particles"),
     _field("edge_weight", _REAL, "1", "Miles–Lantuéjoul weight 1/p of whole particles; null at the edge"),
+    _field(
+        "shell_label",
+        _WHOLE,
+        "",
+        "number of the core's whole particle in the shells' label TIFF; null if bare",
+    ),
+    _field("cores_in_shell", _WHOLE, "1", "cores in the same shell; null where the frame cuts it"),
+    _field(
+        "shell_outer_diameter_px", _REAL, "px", "equivalent diameter of the whole particle, shell included"
+    ),
+    _field(
+        "shell_outer_diameter_nm", _REAL, "nm", "equivalent diameter of the whole particle, shell included"
+    ),
+    _field(
+        "shell_thickness_px",
+        _REAL,
+        "px",
+        "mean, along radii from the core's centroid, of core rim to shell rim",
+    ),
+    _field(
+        "shell_thickness_nm",
+        _REAL,
+        "nm",
+        "mean, along radii from the core's centroid, of core rim to shell rim",
+    ),
+    _field("shell_thickness_sd_px", _REAL, "px", "standard deviation of the thickness along those radii"),
+    _field("shell_thickness_sd_nm", _REAL, "nm", "standard deviation of the thickness along those radii"),
+    _field("core_offset_px", _REAL, "px", "distance of the core's centroid from the whole particle's"),
+    _field("core_offset_nm", _REAL, "nm", "distance of the core's centroid from the whole particle's"),
+    _field(
+        "shell_edge_weight", _REAL, "1", "Miles–Lantuéjoul weight of the whole particle; null where it is cut"
+    ),
 )
 
 PARTICLE_SCHEMA = pa.schema(PROVENANCE_FIELDS + MEASURED_FIELDS, metadata=_METADATA)
@@ -108,7 +140,18 @@ NM_COLUMNS = {
     "area_nm2": ("area_px", 2),
     **{
         f"{name}_nm": (f"{name}_px", 1)
-        for name in ("equivalent_diameter", "perimeter", "feret_max", "feret_min", "centroid_y", "centroid_x")
+        for name in (
+            "equivalent_diameter",
+            "perimeter",
+            "feret_max",
+            "feret_min",
+            "centroid_y",
+            "centroid_x",
+            "shell_outer_diameter",
+            "shell_thickness",
+            "shell_thickness_sd",
+            "core_offset",
+        )
     },
 }
 
@@ -457,10 +500,41 @@ def check_particle_table(frame: pd.DataFrame | pa.Table) -> None:
             "must be at least 1 for whole particles and null for those at the edge",
             np.where(whole, table["edge_weight"] >= 1, table["edge_weight"].isna()),
         ),
+        (
+            "shell_edge_weight",
+            "must be at least 1 where the whole particle was measured, else null",
+            np.where(
+                table["shell_outer_diameter_px"].notna(),
+                table["shell_edge_weight"] >= 1,
+                table["shell_edge_weight"].isna(),
+            ),
+        ),
+        (
+            "cores_in_shell",
+            "must be at least 1 where there is a shell_label that the frame doesn't cut, else null",
+            np.where(
+                table["shell_label"].notna() & table["shell_edge_weight"].notna(),
+                table["cores_in_shell"] >= 1,
+                table["cores_in_shell"].isna(),
+            ),
+        ),
+        (
+            "shell_thickness_px",
+            "must not be negative, and null without a whole shell",
+            np.where(
+                table["shell_outer_diameter_px"].notna(),
+                ~(table["shell_thickness_px"] < 0),
+                table["shell_thickness_px"].isna(),
+            ),
+        ),
     ]
     for name, (pixels, power) in NM_COLUMNS.items():
         rules.append(
-            (name, "must be null exactly where calibration is missing", table[name].isna() == missing)
+            (
+                name,
+                f"must be null exactly where calibration is missing or {pixels} is",
+                table[name].isna() == (missing | table[pixels].isna()),
+            )
         )
         rules.append(
             (

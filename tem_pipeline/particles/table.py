@@ -53,6 +53,8 @@ def measure_session(
             _read(images / raw["image_file"]),
             _read(mask_images / mask["probability_file"]),
             pixel_size_nm,
+            shell_labels=_read(mask_images / mask["shells_file"]) if pd.notna(mask["shells_file"]) else None,
+            split_labels=_split_labels(mask),
         )
         origin = {**raw[[c for c in FROM_MANIFEST if c != "image_id"]], **mask[[*FROM_MASKS, "image_id"]]}
         tables.append(with_origin(measured, {**origin, "pixel_size_nm": pixel_size_nm}))
@@ -78,6 +80,12 @@ def with_origin(measured: pd.DataFrame, origin: dict[str, Any]) -> pd.DataFrame:
     columns = {name: [None if pd.isna(value) else value] * len(measured) for name, value in origin.items()}
     identity = [f"{origin['session_id']}/{origin['image_id']}/{label}" for label in measured["label"]]
     return pd.concat([pd.DataFrame({"particle_id": identity, **columns}), measured], axis=1)
+
+
+def _split_labels(mask: pd.Series) -> list[int]:
+    """Give the numbers of split cores; tables written before cores were split don't have the column."""
+    found = mask.get("split_labels")
+    return [] if found is None else [int(label) for label in found]
 
 
 def _read(path: AnyPath) -> Any:

@@ -32,12 +32,42 @@ MASK_SCHEMA = pa.schema(
         _described("foreground_fraction", pa.float64(), "1", "share of the image's pixels that are core"),
         _described("median_diameter_px", pa.float64(), "px", "median equivalent diameter of the cores"),
         _described("confidence", pa.float64(), "1", "mean probability of core over the pixels of the cores"),
+        _described(
+            "rim_width_px",
+            pa.float64(),
+            "px",
+            "focus: contrast across the cores' rims over the slope in them; null without measurable rims",
+        ),
+        _described(
+            "smallest_reliable_diameter_px",
+            pa.float64(),
+            "px",
+            "diameter below which discretisation alone costs over 3 % of it",
+        ),
+        _described(
+            "smallest_reliable_diameter_nm",
+            pa.float64(),
+            "nm",
+            "the same on the specimen; null where calibration is missing",
+        ),
+        _described(
+            "split_labels",
+            pa.list_(pa.int64()),
+            "",
+            "labels of the cores that came out of a cluster of touching ones",
+        ),
         _described("image_quality", pa.string(), "", "good or review; review is left out of the statistics"),
         _described("image_quality_reason", pa.string(), "", "why an image is to be reviewed"),
         _described("model_name", pa.string(), "", "registered model"),
         _described("model_version", pa.string(), "", "version in the registry"),
         _described("model_sha256", pa.string(), "", "SHA-256 of the model's weights"),
         _described("loss", pa.string(), "", "loss that the model was trained with"),
+        _described(
+            "model_diameter_error",
+            pa.float64(),
+            "1",
+            "relative standard uncertainty of mean diameters from segmentation, on validation images",
+        ),
         _described("code_version", pa.string(), "", "version of tem_pipeline"),
     ]
 )
