@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def log_training(
     card: dict[str, Any],
     staging: Path,
     figure: Callable[[Path], bytes] | None = None,
-    score: Callable[[Path], dict[str, float]] | None = None,
+    score: Callable[[Path], tuple[dict[str, float], float | None]] | None = None,
 ) -> ModelCard:
     """Train inside an MLflow run and register the model.
 
@@ -118,7 +118,8 @@ def log_training(
     figure : callable, optional
         Given the exported model's folder, returns a PNG of predictions.
     score : callable, optional
-        Given the exported model's folder, returns its scores on validation, without prefix.
+        Given the exported model's folder, returns its scores on validation, without prefix, and the relative
+        error of the diameters there.
 
     Returns
     -------
@@ -154,9 +155,11 @@ def log_training(
         complete = {"name": REGISTERED_MODEL, "version": version, "run_id": run_id, **card}
         exported = export_model(trained, staging, **complete)
         if score:
-            validation_scores = score(staging)
+            validation_scores, diameter_error = score(staging)
             mlflow.log_metrics({f"best_val_{key}": value for key, value in validation_scores.items()})
-            exported = ModelCard(**{**exported.__dict__, "validation_scores": validation_scores})
+            if diameter_error is not None:
+                mlflow.log_metric("best_val_diameter_error", diameter_error)
+            exported = replace(exported, validation_scores=validation_scores, diameter_error=diameter_error)
             write_card(staging, exported)
         if figure:
             (staging / "predictions.png").write_bytes(figure(staging))

@@ -61,7 +61,7 @@ def versions(
                 "dataset_hash": "abc",
             },
             staging=tmp_path_factory.mktemp("staging"),
-            score=lambda folder: {"dice": 0.5},
+            score=lambda folder: ({"dice": 0.5}, 0.013),
         )
         registered.append(card.version)
     return registered

@@ -149,7 +149,14 @@ def _segment_one(
         image, masks.labels, masks.shell_labels, pixel_size_nm=size_nm, max_px=2048, maximum_bytes=None
     )
     write_bytes(out / f"{named.name}_overlay.png", overlay)
-    measured = measure_particles(masks.labels, image, masks.core_probability, size_nm)
+    measured = measure_particles(
+        masks.labels,
+        image,
+        masks.core_probability,
+        size_nm,
+        shell_labels=masks.shell_labels,
+        split_labels=masks.split_labels.tolist(),
+    )
     origin = {
         "session_id": "segment",
         "session_name": "segment",
@@ -168,7 +175,7 @@ def _segment_one(
         "model_sha256": model.card.weights_sha256,
         "loss": model.card.loss,
         "code_version": model.card.code_version,
-        "image_quality": judge_image(masks).image_quality,
+        "image_quality": judge_image(masks, image, size_nm).image_quality,
         "metal": None,
     }
     return with_origin(measured, origin)

@@ -8,8 +8,14 @@ import pandas as pd
 
 from tem_pipeline.annotation.datasets import AnnotatedImage
 from tem_pipeline.segmentation.inference import ModelCard, SegmentationModel, predict_classes
+from tem_pipeline.segmentation.instances import label_instances
 from tem_pipeline.segmentation.metrics import COUNTS as COUNT_NAMES
-from tem_pipeline.segmentation.metrics import bootstrap_intervals, confusion_counts, scores
+from tem_pipeline.segmentation.metrics import (
+    bootstrap_intervals,
+    confusion_counts,
+    match_instances,
+    scores,
+)
 
 COUNTS = list(COUNT_NAMES)
 SHELL_COUNTS = [f"shell_{name}" for name in COUNTS]
@@ -20,13 +26,14 @@ def evaluate_model(
     images: Sequence[AnnotatedImage],
     progress: Callable[[float], None] | None = None,
 ) -> pd.DataFrame:
-    """Count right and wrong pixels of every image.
+    """Count right and wrong pixels of every image, and compare the diameters of its cores.
 
     Returns
     -------
     DataFrame
-        One row an image: name, group, tp, fp, fn, tn of the cores; shell_tp … of whole particles, shell
-        included, where both the model and the annotation know shells.
+        One row an image: name, group, tp, fp, fn, tn of the cores, diameter_error (see
+        `mean_diameter_error`); shell_tp … of whole particles, shell included, where both the model and the
+        annotation know shells.
     """
     core = model.card.classes.index("core")
     rows = []
@@ -35,13 +42,65 @@ def evaluate_model(
         row: dict[str, Any] = {"name": annotated.name, "group": annotated.group}
         truth_core = annotated.class_map == len(annotated.classes) - 1
         row |= dict(zip(COUNTS, confusion_counts(truth_core, class_map == core), strict=True))
+        row["diameter_error"] = mean_diameter_error(truth_core, class_map == core)
         if model.card.has_shells and "shell" in annotated.classes:
             counts = confusion_counts(annotated.class_map > 0, class_map > 0)
             row |= dict(zip(SHELL_COUNTS, counts, strict=True))
         rows.append(row)
         if progress:
             progress((index + 1) / len(images))
-    return pd.DataFrame(rows, columns=["name", "group", *COUNTS] if not rows else None)
+    return pd.DataFrame(rows, columns=["name", "group", *COUNTS, "diameter_error"] if not rows else None)
+
+
+def mean_diameter_error(
+    truth_core: np.ndarray, found_core: np.ndarray, minimum_diameter_px: float = 5.0
+) -> float:
+    """Mean relative error of the equivalent diameters of the cores of one image.
+
+    Connected regions of both masks are paired where they overlap by an IoU over one half, so clusters of
+    touching cores are compared as such. Those on the frame are left out.
+
+    Parameters
+    ----------
+    truth_core, found_core : ndarray of bool, (height, width)
+    minimum_diameter_px : float
+        Smaller regions are left out of both.
+
+    Returns
+    -------
+    float
+        Signed: positive where cores are found too large. NaN without a pair.
+    """
+    minimum_area_px = np.pi / 4 * minimum_diameter_px**2
+    truth, found = label_instances(truth_core, minimum_area_px), label_instances(found_core, minimum_area_px)
+    pairs = match_instances(truth, found)
+    for column, labels in enumerate((truth, found)):
+        frame = np.concatenate((labels[0], labels[-1], labels[:, 0], labels[:, -1]))
+        pairs = pairs[~np.isin(pairs[:, column], frame)]
+    if not len(pairs):
+        return float("nan")
+    areas = [np.bincount(labels.ravel())[pairs[:, k]] for k, labels in enumerate((truth, found))]
+    return float(np.mean(np.sqrt(areas[1] / areas[0]) - 1))
+
+
+def diameter_uncertainty(evaluated: pd.DataFrame) -> float | None:
+    """Relative standard uncertainty that the segmentation brings into the mean diameter of an image.
+
+    The root mean square, over images, of the image's mean relative error: it holds what is wrong with every
+    image alike as well as what differs between images.
+
+    Parameters
+    ----------
+    evaluated : DataFrame
+        As `evaluate_model` gives it.
+
+    Returns
+    -------
+    float or None
+        None where no core of any image was found.
+    """
+    errors = evaluated["diameter_error"].dropna().to_numpy(float)
+    return float(np.sqrt(np.mean(errors**2))) if len(errors) else None
 
 
 def summarise_evaluation(evaluated: pd.DataFrame, seed: int = 0) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.intensity import detect_mode, standardise
 from tem_pipeline.segmentation.instances import label_instances
+from tem_pipeline.segmentation.touching import split_touching
 from tem_pipeline.storage import AnyPath, write_bytes
 
 CARD_FILE = "model.json"
@@ -65,12 +66,14 @@ class Segmentation:
     shell_labels : likewise for whole particles, or None where the model knows no shells
     core_probability : (height, width) uint8, 0 … 255
     mode : the mode in which the image was read
+    split_labels : (k,) int64, numbers of the cores that came out of a cluster of touching ones
     """
 
     labels: np.ndarray
     shell_labels: np.ndarray | None
     core_probability: np.ndarray
     mode: str
+    split_labels: np.ndarray
 
 
 def write_card(folder: AnyPath, card: ModelCard) -> None:
@@ -266,7 +269,7 @@ def segment_micrograph(
     minimum_diameter_px: float = 5.0,
     progress: Callable[[float], None] | None = None,
 ) -> Segmentation:
-    """Find cores, and shells where the model knows them, on one micrograph.
+    """Find cores, and shells where the model knows them, on one micrograph; cut touching ones apart.
 
     Parameters
     ----------
@@ -289,8 +292,10 @@ def segment_micrograph(
     )
     core = model.card.classes.index("core")
     minimum_area_px = np.pi / 4 * minimum_diameter_px**2
-    labels = label_instances(class_map == core, minimum_area_px)
+    cores = label_instances(class_map == core, minimum_area_px)
+    labels, split_labels = split_touching(cores, minimum_diameter_px)
     shell_labels = None
     if model.card.has_shells:
-        shell_labels = label_instances(class_map > 0, minimum_area_px)
-    return Segmentation(labels, shell_labels, core_probability, mode)
+        whole_particles = label_instances(class_map > 0, minimum_area_px)
+        shell_labels, _ = split_touching(whole_particles, minimum_diameter_px)
+    return Segmentation(labels, shell_labels, core_probability, mode, split_labels)

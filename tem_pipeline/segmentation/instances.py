@@ -40,7 +40,7 @@ def label_instances(foreground: np.ndarray, minimum_area_px: float) -> np.ndarra
         )
     labels = np.empty(foreground.shape, dtype=np.int32)
     count = int(ndimage.label(foreground, output=labels))  # type: ignore[arg-type]
-    strips = _strips(labels)
+    strips = row_strips(labels)
 
     # Strip by strip, because bincount makes an int64 copy of what it is given.
     areas = np.zeros(count + 1, dtype=np.int64)
@@ -56,11 +56,12 @@ def label_instances(foreground: np.ndarray, minimum_area_px: float) -> np.ndarra
             strip[:] = renumbered[strip]
         return labels.view(np.uint32)
     result = np.empty(labels.shape, dtype=np.uint16)
-    for strip, target in zip(strips, _strips(result), strict=True):
+    for strip, target in zip(strips, row_strips(result), strict=True):
         target[:] = renumbered[strip]
     return result
 
 
-def _strips(image: np.ndarray) -> list[np.ndarray]:
+def row_strips(image: np.ndarray) -> list[np.ndarray]:
+    """Cut an image into strips of whole rows, views that what works pixel by pixel takes one by one."""
     rows = max(1, _STRIP_PX // max(1, image.shape[1]))
     return [image[top : top + rows] for top in range(0, image.shape[0], rows)]

@@ -62,6 +62,38 @@ def scores(counts: np.ndarray | Sequence) -> dict[str, float]:
     return {name: float(value) for name, value in _scores(table.sum(axis=0)).items()}
 
 
+def match_instances(truth: np.ndarray, found: np.ndarray, least_iou: float = 0.5) -> np.ndarray:
+    """Pair the particles of two label images that overlap by more than a given IoU.
+
+    From one half on a particle has at most one partner, so the pairs need no assignment.
+
+    Parameters
+    ----------
+    truth, found : ndarray of int, (height, width)
+        0 background, 1 … n.
+    least_iou : float
+        At least 0.5; pairs have more.
+
+    Returns
+    -------
+    ndarray of int64, (pairs, 2)
+        Numbers in `truth` and in `found`.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or `least_iou` is under 0.5.
+    """
+    if truth.shape != found.shape or least_iou < 0.5:
+        raise ValueError(f"matching {truth.shape} with {found.shape} at IoU {least_iou}: not defined")
+    both = (truth > 0) & (found > 0)
+    pairs, shared = np.unique(
+        np.column_stack((truth[both], found[both])).astype(np.int64), axis=0, return_counts=True
+    )
+    areas = np.bincount(truth.ravel())[pairs[:, 0]] + np.bincount(found.ravel())[pairs[:, 1]]
+    return pairs[shared > least_iou * (areas - shared)]
+
+
 def bootstrap_intervals(
     counts_per_source: np.ndarray | Sequence, n: int = 2000, seed: int = 0, level: float = 0.95
 ) -> dict[str, tuple[float, float]]:

@@ -23,6 +23,7 @@ from tem_pipeline.reports.figures import figure_png, loss_comparison_figure, ove
 from tem_pipeline.segmentation.baseline import otsu_watershed
 from tem_pipeline.segmentation.evaluation import (
     COUNTS,
+    diameter_uncertainty,
     evaluate_model,
     is_better,
     summarise_evaluation,
@@ -198,10 +199,11 @@ def _train(
         results.update(best_epoch=trained.best_epoch, seconds=trained.seconds)
         return trained
 
-    def score(model_folder: Path) -> dict[str, float]:
+    def score(model_folder: Path) -> tuple[dict[str, float], float | None]:
         model = load_model(model_folder, settings.threads, settings.precision)
-        summary = summarise_evaluation(evaluate_model(model, validation))
-        return {name: float(summary[name]) for name in SCORE_NAMES}
+        evaluated = evaluate_model(model, validation)
+        summary = summarise_evaluation(evaluated)
+        return {name: float(summary[name]) for name in SCORE_NAMES}, diameter_uncertainty(evaluated)
 
     def figure(model_folder: Path) -> bytes:
         model = load_model(model_folder, settings.threads, settings.precision)

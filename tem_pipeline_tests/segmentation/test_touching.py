@@ -1,0 +1,194 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from tem_pipeline.micrographs.simulation import Population, place_particles, rasterise
+from tem_pipeline.segmentation.instances import label_instances
+from tem_pipeline.segmentation.metrics import match_instances
+from tem_pipeline.segmentation.touching import split_touching
+
+Range = tuple[float, float]
+
+
+def simulated_clusters(seed: int, diameter_px: float, relative_sd: float, neck: Range) -> np.ndarray:
+    """True label image of a field in which every particle is part of a cluster of 2 to 6; 1 px is 1 nm."""
+    population = Population(
+        mean_nm=diameter_px,
+        sd_nm=relative_sd * diameter_px,
+        bare_fraction=1,
+        shell_nm=0,
+        shell_sd_nm=0,
+        touching_fraction=1,
+        cluster_size=(2, 6),
+        neck=neck,
+        coverage=(0.35, 0.35),
+        core_gap_nm=3,
+    )
+    side = round(18 * diameter_px)
+    placement = place_particles(np.random.default_rng(seed), (side, side), population)
+    return rasterise(placement, (side, side), 1.0)[0]
+
+
+def whole(labels: np.ndarray) -> np.ndarray:
+    frame = np.concatenate((labels[0], labels[-1], labels[:, 0], labels[:, -1]))
+    return np.setdiff1d(labels, np.append(frame, 0))
+
+
+def f1(truth: np.ndarray, found: np.ndarray) -> tuple[int, int]:
+    """Twice the pairs, and the particles of both, over particles that the frame leaves whole."""
+    pairs = match_instances(truth, found)
+    whole_truth, whole_found = whole(truth), whole(found)
+    pairs = pairs[np.isin(pairs[:, 0], whole_truth)]
+    return 2 * len(pairs), len(whole_truth) + len(np.union1d(whole_found, pairs[:, 1]))
+
+
+@pytest.mark.parametrize("neck", [(0.2, 0.65), (0.6, 0.65)])
+def test_simulated_clusters_of_two_to_six_come_apart(neck):
+    hits = particles = 0
+    for seed, (diameter, relative_sd) in enumerate([(14, 0.05), (20, 0.15), (36, 0.25)]):
+        truth = simulated_clusters(100 + seed, diameter, relative_sd, neck)
+        assert 2 * np.sqrt(np.bincount(truth.ravel())[whole(truth)].min() / np.pi) >= 11.5
+        found, split = split_touching(label_instances(truth > 0, 1))
+        got, of = f1(truth, found)
+        hits, particles = hits + got, particles + of
+        assert len(split) > 0.8 * len(np.unique(truth))
+    assert particles > 400
+    assert hits / particles >= 0.95
+
+
+def grid(rng: np.random.Generator, extent: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates in px about a random point of a pixel, turned by a random angle."""
+    side = int(extent) + 8
+    y, x = np.mgrid[:side, :side] - (side / 2 + rng.uniform(-0.5, 0.5, 2))[:, None, None]
+    angle = rng.uniform(0, 2 * np.pi)
+    return y * np.cos(angle) + x * np.sin(angle), x * np.cos(angle) - y * np.sin(angle)
+
+
+def an_ellipse(rng: np.random.Generator) -> np.ndarray:
+    major, aspect = rng.uniform(8, 70), rng.uniform(0.5, 1)
+    along, across = grid(rng, major)
+    return np.hypot(2 * along / major, 2 * across / (major * aspect)) <= 1
+
+
+def a_facetted_particle(rng: np.random.Generator) -> np.ndarray:
+    corners, diameter, aspect = rng.integers(3, 9), rng.uniform(10, 60), rng.uniform(0.5, 1)
+    along, across = grid(rng, diameter)
+    directions = 2 * np.pi * np.arange(corners) / corners
+    reach = diameter / 2 * np.cos(np.pi / corners)
+    sides = [along * np.cos(t) + across / aspect * np.sin(t) <= reach for t in directions]
+    return np.logical_and.reduce(sides)
+
+
+def a_dumbbell(rng: np.random.Generator, neck: float) -> np.ndarray:
+    """Two discs of 12 px upwards; their chord is `neck` times the smaller one's diameter."""
+    radii = rng.uniform(12, 40) / 2 * np.array([1, rng.uniform(1, 2)])
+    half = neck * radii[0]
+    first, second = np.sqrt(radii**2 - half**2)
+    along, across = grid(rng, 2 * radii.sum() + first + second)
+    return (np.hypot(along + first, across) <= radii[0]) | (np.hypot(along - second, across) <= radii[1])
+
+
+def pieces(mask: np.ndarray) -> int:
+    return int(split_touching(label_instances(np.pad(mask, 2), 20))[0].max())
+
+
+@pytest.mark.parametrize("shape", [an_ellipse, a_facetted_particle])
+def test_convex_particles_stay_whole_however_they_lie(shape):
+    rng = np.random.default_rng(200)
+    assert np.mean([pieces(shape(rng)) == 1 for _ in range(400)]) >= 0.99
+
+
+def test_concave_particles_with_a_wide_neck_stay_whole():
+    rng = np.random.default_rng(201)
+    assert np.mean([pieces(a_dumbbell(rng, rng.uniform(0.75, 0.95))) == 1 for _ in range(250)]) >= 0.99
+
+
+def test_the_neck_decides():
+    rng = np.random.default_rng(202)
+    split = [np.mean([pieces(a_dumbbell(rng, neck)) == 2 for _ in range(60)]) for neck in (0.3, 0.65, 0.75)]
+    assert split[0] == 1
+    assert split[1] > 0.85
+    assert split[2] < 0.15
+
+
+def test_curved_and_hollow_particles_stay_whole():
+    y, x = np.mgrid[-40:41, -40:41]
+    radius = np.hypot(y + 0.2, x - 0.3)
+    assert pieces((radius < 30) & (radius > 18)) == 1
+    assert pieces((radius < 30) & (np.hypot(y, x - 12) > 14)) == 1
+    assert pieces((radius < 30) & (radius > 18) & (x < 5)) == 1
+
+
+def test_a_hole_in_the_mask_does_not_cut_a_particle():
+    y, x = np.mgrid[-20:21, -20:21]
+    mask = np.hypot(y / 8, x / 16) <= 1
+    mask[19:22, 19:22] = False
+    labels = label_instances(mask, 1)
+    found, split = split_touching(labels)
+    assert np.array_equal(found, labels)
+    assert len(split) == 0
+
+
+def test_a_closed_loop_of_particles_comes_apart_and_its_gap_stays_empty():
+    y, x = np.mgrid[:120, :120]
+    mask = np.zeros(y.shape, bool)
+    for angle in np.arange(6) * np.pi / 3:
+        mask |= np.hypot(y - 60 - 30 * np.sin(angle), x - 60 - 30 * np.cos(angle)) < 15.5
+    found, split = split_touching(label_instances(mask, 1))
+    assert found.max() == 6
+    assert split.tolist() == [1, 2, 3, 4, 5, 6]
+    assert np.array_equal(found > 0, mask)
+
+
+def test_a_spur_is_no_particle():
+    y, x = np.mgrid[:60, :60]
+    mask = np.hypot(y - 30, x - 25) < 14
+    mask[28:32, 38:46] = True
+    mask[29:31, 46:50] = True
+    assert pieces(mask) == 1
+
+
+def test_particles_are_numbered_through_and_only_those_of_clusters_are_flagged():
+    mask = np.zeros((80, 150), bool)
+    y, x = np.indices(mask.shape)
+    for row, column, diameter in [(20, 20, 20), (20, 37, 20), (20, 80, 24), (60, 100, 20), (60, 117, 20)]:
+        mask |= np.hypot(y - row - 0.3, x - column - 0.2) < diameter / 2
+    labels = label_instances(mask, 1)
+    before = labels.copy()
+    found, split = split_touching(labels)
+    assert np.array_equal(labels, before)
+    assert found.dtype == np.uint16
+    assert np.array_equal(np.unique(found), np.arange(6))
+    assert np.array_equal(found > 0, mask)
+    flagged = np.isin(found, split)
+    assert np.array_equal(flagged, mask & ~(labels == labels[20, 80]))
+
+
+def test_a_particle_that_the_frame_cuts_does_not_keep_its_neighbour():
+    mask = np.zeros((60, 60), bool)
+    y, x = np.indices(mask.shape)
+    mask |= np.hypot(y - 2, x - 30) < 12
+    mask |= np.hypot(y - 23, x - 30) < 12
+    found, _ = split_touching(label_instances(mask, 1))
+    assert found.max() == 2
+    assert found[1, 30] != found[23, 30]
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (1, 1), (30, 40)])
+def test_an_image_without_particles_stays_empty(shape):
+    found, split = split_touching(np.zeros(shape, np.uint16))
+    assert found.shape == shape
+    assert not found.any()
+    assert len(split) == 0
+
+
+def test_every_piece_lies_within_one_particle_and_nothing_is_lost():
+    noise = ndimage.gaussian_filter(np.random.default_rng(3).normal(size=(200, 180)), 4)
+    labels = label_instances(noise > 0, 20)
+    found, split = split_touching(labels)
+    assert np.array_equal(found > 0, labels > 0)
+    assert len(np.unique(found)) == found.max() + 1
+    owners = [np.unique(labels[found == number]) for number in range(1, found.max() + 1)]
+    assert all(len(owner) == 1 for owner in owners)
+    shared = np.bincount(np.concatenate(owners))
+    assert split.tolist() == [k for k, owner in enumerate(owners, start=1) if shared[owner[0]] > 1]
