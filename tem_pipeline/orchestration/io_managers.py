@@ -11,6 +11,7 @@ from tem_pipeline.particles.schema import (
     PARTICLE_SCHEMA,
     SAMPLE_SUMMARY_SCHEMA,
     SIZE_DISTRIBUTION_SCHEMA,
+    STRUCTURE_ACTIVITY_SCHEMA,
     conform,
 )
 from tem_pipeline.segmentation.masks import MASK_SCHEMA
@@ -22,6 +23,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "particle_table": PARTICLE_SCHEMA,
     "size_distributions": SIZE_DISTRIBUTION_SCHEMA,
     "sample_summary": SAMPLE_SUMMARY_SCHEMA,
+    "structure_activity": STRUCTURE_ACTIVITY_SCHEMA,
 }
 
 

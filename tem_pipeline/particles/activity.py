@@ -263,7 +263,7 @@ def unknown_samples(summaries: pd.DataFrame, measurements: pd.DataFrame) -> pd.D
     return _problems(problems)
 
 
-def structure_activity(summaries: pd.DataFrame, measurements: pd.DataFrame) -> pd.DataFrame:
+def structure_activity_of(summaries: pd.DataFrame, measurements: pd.DataFrame) -> pd.DataFrame:
     """Hold every descriptor of the samples against every activity.
 
     Activities are compared only within one unit and one set of conditions. Repeated measurements of a sample
@@ -346,9 +346,8 @@ def _relate(points: pd.DataFrame, n_measured: int) -> dict[str, Any]:
     n = len(x)
     if n < FEWEST_SAMPLES:
         found = "1 sample has" if n == 1 else f"{n} samples have"
-        return {
-            "reason": f"{found} both, of {n_measured} with this activity; at least {FEWEST_SAMPLES} are needed"
-        }
+        needed = f"at least {FEWEST_SAMPLES} are needed"
+        return {"reason": f"{found} both, of {n_measured} with this activity; {needed}"}
     for values, what in ((x, "this descriptor"), (y, "this activity")):
         if np.ptp(values) <= 1e-12 * np.max(np.abs(values)):
             return {"reason": f"{what} is the same for all {n} samples"}

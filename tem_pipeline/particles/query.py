@@ -20,7 +20,12 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.particles.schema import PARTICLE_SCHEMA, SAMPLE_SUMMARY_SCHEMA, SIZE_DISTRIBUTION_SCHEMA
+from tem_pipeline.particles.schema import (
+    PARTICLE_SCHEMA,
+    SAMPLE_SUMMARY_SCHEMA,
+    SIZE_DISTRIBUTION_SCHEMA,
+    STRUCTURE_ACTIVITY_SCHEMA,
+)
 from tem_pipeline.storage import TABLE_FILE, AnyPath, atomic_path
 
 # Views that exist before their first file does.
@@ -28,6 +33,7 @@ _KNOWN_SCHEMAS = {
     "particle_table": PARTICLE_SCHEMA,
     "size_distributions": SIZE_DISTRIBUTION_SCHEMA,
     "sample_summary": SAMPLE_SUMMARY_SCHEMA,
+    "structure_activity": STRUCTURE_ACTIVITY_SCHEMA,
 }
 
 # Folders of the lake that hold assets instead of being one.

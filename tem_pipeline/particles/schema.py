@@ -356,7 +356,9 @@ def _correlation_fields(name: str, of: str, test: str) -> Iterator[pa.Field]:
 STRUCTURE_ACTIVITY_SCHEMA = pa.schema(
     (
         _required("activity_unit", _TEXT, "", "unit of the activity; units are not mixed"),
-        _required("conditions", _TEXT, "", "under which the activity was measured; empty where none is given"),
+        _required(
+            "conditions", _TEXT, "", "under which the activity was measured; empty where none is given"
+        ),
         _required("descriptor", _TEXT, "", "what describes the samples' particles; edge-weighted"),
         _required("descriptor_unit", _TEXT, "", "unit of the descriptor"),
         _required("n_samples", _WHOLE, "1", "samples with both descriptor and activity"),
@@ -379,7 +381,10 @@ STRUCTURE_ACTIVITY_SCHEMA = pa.schema(
         _required("sample_ids", pa.list_(_TEXT), "", "the samples, ascending"),
         _required("descriptor_values", pa.list_(_REAL), "descriptor_unit", "descriptor of each sample"),
         _required(
-            "descriptor_standard_errors", pa.list_(_REAL), "descriptor_unit", "its standard error, of sampling"
+            "descriptor_standard_errors",
+            pa.list_(_REAL),
+            "descriptor_unit",
+            "its standard error, of sampling",
         ),
         _required("activity_values", pa.list_(_REAL), "activity_unit", "activity of each sample"),
         _required("activity_standard_errors", pa.list_(_REAL), "activity_unit", "its standard error"),

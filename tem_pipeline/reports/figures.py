@@ -290,7 +290,7 @@ def distribution_figure(row: Mapping[str, Any]) -> Figure:
             axes.axvspan(low, high, color="0.45", alpha=0.22, linewidth=0, label="median, 95 % interval")
         axes.axvline(median, color="0.25", linewidth=1, label=None if low is not None else "median")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
+        figure.legend(loc="outside upper right", ncols=3, frameon=False, fontsize=8)
     return figure
 
 
@@ -332,7 +332,7 @@ def fields_figure(fields: pd.DataFrame, row: Mapping[str, Any]) -> Figure:
         elinewidth=1.2,
         label="field, 95 % interval of its particles",
     )
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=8)
     return figure
 
 

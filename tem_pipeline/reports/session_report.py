@@ -21,7 +21,6 @@ from tem_pipeline.particles.schema import FIT_PARAMETERS, INTERVAL_STATISTICS, S
 from tem_pipeline.reports.figures import distribution_figure, fields_figure, figure_svg, overlay
 from tem_pipeline.storage import AnyPath, write_bytes
 
-REPORT_FILE = "index.html"
 MOST_OVERLAYS = 24
 _OVERLAY_PX = 1024
 _DETAIL_PX = 360
@@ -49,7 +48,7 @@ _CALIBRATIONS = {
 }
 
 
-def session_report(
+def report_page(
     manifest: pd.DataFrame,
     images: AnyPath,
     masks: pd.DataFrame,
@@ -97,7 +96,8 @@ def session_report(
         n_not_shown=len(listed) - len(shown),
         refused=_records(manifest[manifest["status"] == "refused"], ["file", "reason"]),
         left_out=_records(
-            manifest[manifest["status"].isin(("duplicate", "frame", "detector"))], ["file", "status", "reason"]
+            manifest[manifest["status"].isin(("duplicate", "frame", "detector"))],
+            ["file", "status", "reason"],
         ),
         remarks=_records(
             manifest[(manifest["status"] == "ok") & manifest["reason"].notna()], ["image_id", "reason"]
@@ -116,7 +116,7 @@ def session_report(
     )
 
 
-def write_session_report(target: AnyPath, page: str) -> None:
+def write_report(target: AnyPath, page: str) -> None:
     """Write a report's page in one step."""
     write_bytes(target, page.encode("utf-8", "replace"))
 
@@ -243,7 +243,9 @@ def _fits(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "name": fit,
             "parameters": [
                 {
-                    "name": name.removeprefix(f"{fit}_").replace("_", " ").replace("sd", "standard deviation"),
+                    "name": name.removeprefix(f"{fit}_")
+                    .replace("_", " ")
+                    .replace("sd", "standard deviation"),
                     "value": _format(row[name], row.get(f"{name}_standard_error")),
                     "error": _error(row.get(f"{name}_standard_error")),
                     "unit": "" if name == "lognormal_geometric_sd" else row["unit"],
@@ -358,7 +360,9 @@ def _overlays(
         room = min(_LARGEST_PICTURE_BYTES, _PICTURES_BYTES // (len(shown) * len(pictures)))
         yield row | {
             "pictures": [_jpeg(picture, room) for picture in pictures],
-            "place": None if len(pictures) == 1 else f"rows from {window[0].start}, columns from {window[1].start}",
+            "place": None
+            if len(pictures) == 1
+            else f"rows from {window[0].start}, columns from {window[1].start}",
         }
 
 
@@ -388,7 +392,9 @@ def _jpeg(picture: np.ndarray, room: int) -> Markup:
             shown.save(stream, format="JPEG", quality=quality, subsampling=0, optimize=True)
             if stream.tell() <= room or max(shown.size) <= 256:
                 return _data_uri("image/jpeg", stream.getvalue())
-        shown = shown.resize((round(0.85 * shown.width), round(0.85 * shown.height)), Image.Resampling.LANCZOS)
+        shown = shown.resize(
+            (round(0.85 * shown.width), round(0.85 * shown.height)), Image.Resampling.LANCZOS
+        )
 
 
 def _svg(figure: Any) -> Markup:
