@@ -94,6 +94,7 @@ def report_page(
         overlays=list(_overlays(shown, manifest, images, masks, mask_images)),
         images=listed.to_dict("records"),
         n_not_shown=len(listed) - len(shown),
+        has_shells=bool(masks["shells_file"].notna().any()),
         refused=_records(manifest[manifest["status"] == "refused"], ["file", "reason"]),
         left_out=_records(
             manifest[manifest["status"].isin(("duplicate", "frame", "detector"))],
@@ -140,7 +141,8 @@ def _printable(value: Any) -> Any:
         return ""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in value)
+    kept = "\n\N{NARROW NO-BREAK SPACE}"
+    return "".join(c if c.isprintable() or c in kept else "\N{REPLACEMENT CHARACTER}" for c in value)
 
 
 def _or_none(value: Any) -> Any:
@@ -153,22 +155,27 @@ def _records(frame: pd.DataFrame, columns: Sequence[str]) -> list[dict[str, Any]
 
 
 def _format(value: Any, error: Any = None) -> str:
-    """Write a number to two figures of its standard error, else to four figures."""
+    """Write a number to two figures of its standard error, at most to five figures, else to four."""
     value, error = _or_none(value), _or_none(error)
     if value is None:
         return "–"
     if error is not None and error > 0 and np.isfinite(error):
-        digits = int(np.clip(1 - np.floor(np.log10(error)), 0, 6))
+        digits = int(np.clip(1 - np.floor(np.log10(error)), 0, _most_digits(value, 5)))
         return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
     if isinstance(value, bool | int | np.integer):
         return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
     return _four_figures(float(value))
 
 
+def _most_digits(value: float, figures: int) -> int:
+    magnitude = np.floor(np.log10(abs(value))) if value and np.isfinite(value) else 0
+    return int(np.clip(figures - 1 - magnitude, 0, 9))
+
+
 def _four_figures(value: float) -> str:
     if value == 0 or not np.isfinite(value):
         return f"{value:g}"
-    digits = int(np.clip(3 - np.floor(np.log10(abs(value))), 0, 9))
+    digits = _most_digits(value, 4)
     text = f"{value:.{digits}f}" if 1e-4 <= abs(value) < 1e6 else f"{value:.3e}"
     return text.replace("-", "\N{MINUS SIGN}")
 
@@ -277,7 +284,10 @@ def _fields(particles: pd.DataFrame, row: dict[str, Any]) -> Markup | None:
 def _other_measurands(distributions: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for row in _rows(distributions):
         if row["measurand"] != "equivalent_diameter" and row["n_counted"]:
-            yield row | {"name": row["measurand"].replace("_", " ")}
+            # Distributions of the shells are drawn too; those of the other measurands follow the diameter's.
+            drawn = row["measurand"].startswith("shell_")
+            histogram = _svg(distribution_figure(row)) if drawn else None
+            yield row | {"name": row["measurand"].replace("_", " "), "histogram": histogram}
 
 
 def _listed_images(manifest: pd.DataFrame, masks: pd.DataFrame, particles: pd.DataFrame) -> pd.DataFrame:
