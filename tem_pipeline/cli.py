@@ -180,7 +180,7 @@ def evaluate(
 
 @app.command()
 def process(session_dirs: Annotated[list[Path], typer.Argument(metavar="SESSION_DIR...")]) -> None:
-    """Register sessions and make their masks, tables and statistics."""
+    """Register sessions and make their masks, tables, statistics and report."""
     from tem_pipeline.orchestration.session_run import process_session
 
     _each(session_dirs, lambda folder: print(process_session(folder)))

@@ -89,13 +89,27 @@ class Layout:
         """
         if session is None:
             return self.lake / asset
-        if not SESSION_KEY.fullmatch(session):
-            raise UserError(f"session key {session!r} is not safe: use letters, digits, '.', '_' and '-'")
-        return self.lake / asset / f"session={session}"
+        return self.lake / asset / f"session={_safe(session)}"
 
     def table(self, asset: str, session: str | None = None) -> UPath:
         """Give the Parquet file that is the only way into an asset's partition."""
         return self.partition(asset, session) / TABLE_FILE
+
+    def report(self, session: str) -> UPath:
+        """Give the page of a session's report.
+
+        Raises
+        ------
+        UserError
+            For a session key that could lead out of the reports' folder.
+        """
+        return self.reports / _safe(session) / "index.html"
+
+
+def _safe(session: str) -> str:
+    if not SESSION_KEY.fullmatch(session):
+        raise UserError(f"session key {session!r} is not safe: use letters, digits, '.', '_' and '-'")
+    return session
 
 
 def sessions_of(layout: Layout, asset: str) -> set[str]:
@@ -278,8 +292,7 @@ def session_lock(layout: Layout, session: str, timeout_s: float = 3600) -> Itera
     UserError
         When somebody else holds it for longer than `timeout_s`, or the lock's folder can't be written.
     """
-    if not SESSION_KEY.fullmatch(session):
-        raise UserError(f"session key {session!r} is not safe: use letters, digits, '.', '_' and '-'")
+    _safe(session)
     local = is_local(layout.data_root)
     root = Path(str(layout.data_root)) if local else Path(tempfile.gettempdir(), "tem_pipeline")
     path = root / ".locks" / f"{session}.lock"

@@ -8,7 +8,13 @@ from upath import UPath
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.ingestion import MANIFEST_SCHEMA
 from tem_pipeline.orchestration.resources import Platform
-from tem_pipeline.particles.schema import PARTICLE_SCHEMA, SIZE_DISTRIBUTION_SCHEMA, conform
+from tem_pipeline.particles.schema import (
+    PARTICLE_SCHEMA,
+    SAMPLE_SUMMARY_SCHEMA,
+    SIZE_DISTRIBUTION_SCHEMA,
+    STRUCTURE_ACTIVITY_SCHEMA,
+    conform,
+)
 from tem_pipeline.segmentation.masks import MASK_SCHEMA
 from tem_pipeline.storage import (
     collect_unreferenced,
@@ -23,6 +29,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "predicted_masks": MASK_SCHEMA,
     "particle_table": PARTICLE_SCHEMA,
     "size_distributions": SIZE_DISTRIBUTION_SCHEMA,
+    "sample_summary": SAMPLE_SUMMARY_SCHEMA,
+    "structure_activity": STRUCTURE_ACTIVITY_SCHEMA,
 }
 FILE_COLUMNS = {
     "raw_tem_images": ["image_file"],
@@ -44,7 +52,7 @@ class LakeTables(dg.ConfigurableIOManager):
         path = self._path(context)
         schema = SCHEMAS.get(context.asset_key.path[-1])
         table = conform(obj, schema) if schema else pa.Table.from_pandas(obj, preserve_index=False)
-        if schema:
+        if schema and context.has_asset_partitions:
             table = mark_fingerprint(table, self._fingerprint(context, obj))
         columns = FILE_COLUMNS.get(context.asset_key.path[-1], [])
         # Somebody may have read the former table and still be about to open the files that it names.

@@ -10,7 +10,7 @@ ingest_session = dg.define_asset_job(
 process_session = dg.define_asset_job(
     "process_session",
     selection=dg.AssetSelection.groups("sessions"),
-    description="Everything of one session, from its files to its statistics.",
+    description="Everything of one session, from its files to its report.",
 )
 train_models = dg.define_asset_job(
     "train_models",

@@ -135,10 +135,13 @@ def attempt_at_night(
     Returns
     -------
     int or None
-        Number of the attempt; None when every table holds this content, a run is under way, or the session
-        is parked.
+        Number of the attempt; None when every table holds this content and the latest run hasn't failed, a
+        run is under way, or the session is parked.
     """
-    if all(found == fingerprint for found in recorded.values()):
+    latest = next((run for run in runs if run.job == PROCESS_JOB), None)
+    # The report stands in no table: a run that failed at it leaves every table complete.
+    failed = latest is not None and latest.status == dg.DagsterRunStatus.FAILURE
+    if not failed and all(found == fingerprint for found in recorded.values()):
         return None
     if any(
         run.fingerprint == fingerprint and run.job == PROCESS_JOB and not _ended(run.status) for run in runs

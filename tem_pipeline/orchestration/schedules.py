@@ -1,7 +1,7 @@
 """The nightly run: what is to be processed is decided in `requests`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import dagster as dg
@@ -25,6 +25,7 @@ from tem_pipeline.orchestration.requests import (
     run_request,
 )
 from tem_pipeline.orchestration.resources import Platform
+from tem_pipeline.orchestration.session_states import FAILURE_TABLE
 from tem_pipeline.settings import load_settings
 from tem_pipeline.storage import Layout, read_table, sessions_of
 
@@ -57,7 +58,7 @@ def requests_at_night(
         if out_of_time():
             break
         recorded = recorded_fingerprints(layout, key)
-        if all(found == fingerprint for found in recorded.values()):
+        if _complete(recorded, fingerprint) and not _ever_failed(layout, key):
             continue
         attempt = attempt_at_night(fingerprint, recorded, past_runs(instance, key), limit)
         if attempt is not None:
@@ -65,11 +66,20 @@ def requests_at_night(
     return requests
 
 
+def _complete(recorded: Mapping[str, str | None], fingerprint: str) -> bool:
+    return all(found == fingerprint for found in recorded.values())
+
+
+def _ever_failed(layout: Layout, key: str) -> bool:
+    """Tell whether the session's runs are to be looked at: its last one may have failed after its tables."""
+    return layout.table(FAILURE_TABLE, key).exists()
+
+
 def _folder_outside(layout: Layout, key: str) -> tuple[str, str] | None:
     """Give fingerprint and folder of a session whose tables aren't complete and whose folder still exists."""
     recorded = recorded_fingerprints(layout, key)
     ingested = recorded["raw_tem_images"]
-    if ingested is None or all(found == ingested for found in recorded.values()):
+    if ingested is None or (_complete(recorded, ingested) and not _ever_failed(layout, key)):
         return None
     folders = read_table(layout.table("raw_tem_images", key), ["session_folder"])["session_folder"]
     if folders.empty or not Path(folders.iloc[0]).is_dir():

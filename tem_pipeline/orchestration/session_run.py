@@ -13,7 +13,7 @@ from tem_pipeline.storage import Layout, layout_of, read_table
 
 
 def process_session(folder: Path) -> str:
-    """Register a session folder and make its masks, particle table and statistics.
+    """Register a session folder and make its masks, particle table, statistics and report.
 
     Returns
     -------
@@ -71,4 +71,5 @@ def summarise_session(layout: Layout, key: str) -> str:
         else:
             lines.append(f"  no whole particle was counted ({row.unit})")
     lines.append(f"  {layout.table('particle_table', key)}")
+    lines.append(f"  {layout.report(key)}")
     return "\n".join(lines)

@@ -20,11 +20,21 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.particles.schema import PARTICLE_SCHEMA, SIZE_DISTRIBUTION_SCHEMA
+from tem_pipeline.particles.schema import (
+    PARTICLE_SCHEMA,
+    SAMPLE_SUMMARY_SCHEMA,
+    SIZE_DISTRIBUTION_SCHEMA,
+    STRUCTURE_ACTIVITY_SCHEMA,
+)
 from tem_pipeline.storage import TABLE_FILE, AnyPath, atomic_path
 
 # Views that exist before their first file does.
-_KNOWN_SCHEMAS = {"particle_table": PARTICLE_SCHEMA, "size_distributions": SIZE_DISTRIBUTION_SCHEMA}
+_KNOWN_SCHEMAS = {
+    "particle_table": PARTICLE_SCHEMA,
+    "size_distributions": SIZE_DISTRIBUTION_SCHEMA,
+    "sample_summary": SAMPLE_SUMMARY_SCHEMA,
+    "structure_activity": STRUCTURE_ACTIVITY_SCHEMA,
+}
 
 # Folders of the lake that hold assets instead of being one.
 _GROUPS = ("analysis", "training")
@@ -78,7 +88,8 @@ def connect(lake: AnyPath) -> duckdb.DuckDBPyConnection:
             _create_view(connection, name, pattern)
         for name, schema in _KNOWN_SCHEMAS.items():
             if name not in views:
-                empty = schema.append(pa.field("session", pa.string())).empty_table()
+                of_session = [pa.field("session", pa.string())] if "session_id" in schema.names else []
+                empty = pa.schema([*schema, *of_session]).empty_table()
                 connection.register("empty", empty)
                 connection.execute(f"CREATE TABLE {_name(name)} AS FROM empty")
                 connection.unregister("empty")

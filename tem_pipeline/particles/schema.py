@@ -3,6 +3,7 @@
 Filling the measured columns is left to `measurement`, the statistics to `distributions`.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -154,42 +155,239 @@ NM_COLUMNS = {
     },
 }
 
+# Name, unit ("see unit" is that of the row) and meaning; each stands in the tables plain and edge-weighted.
+STATISTICS = (
+    ("mean", "see unit", "arithmetic mean, number-weighted"),
+    ("standard_deviation", "see unit", "sample standard deviation (ddof 1); null under 2 particles"),
+    ("median", "see unit", "median, D50, number-weighted"),
+    ("d10_number", "see unit", "D10, number-weighted: a tenth of the particles is smaller"),
+    ("d90_number", "see unit", "D90, number-weighted"),
+    ("d10_volume", "see unit", "D10, weighted by volume D³; null unless the measurand is a diameter"),
+    ("d50_volume", "see unit", "D50, weighted by volume D³; null unless the measurand is a diameter"),
+    ("d90_volume", "see unit", "D90, weighted by volume D³; null unless the measurand is a diameter"),
+    ("d32", "see unit", "surface-weighted mean D[3,2] = ΣD³/ΣD²; null unless the measurand is a diameter"),
+    ("d43", "see unit", "volume-weighted mean D[4,3] = ΣD⁴/ΣD³; null unless the measurand is a diameter"),
+)
+# Those with an interval from the bootstrap over fields.
+INTERVAL_STATISTICS = ("mean", "standard_deviation", "median", "d10_number", "d90_number", "d32", "d43")
+FIT_PARAMETERS = (
+    ("normal_mean", "see unit", "mean of the fitted normal distribution"),
+    ("normal_sd", "see unit", "standard deviation of the fitted normal distribution (maximum likelihood)"),
+    ("lognormal_geometric_mean", "see unit", "geometric mean (median) of the fitted lognormal distribution"),
+    ("lognormal_geometric_sd", "1", "geometric standard deviation of the fitted lognormal distribution"),
+)
+
+
+def _statistic_fields() -> Iterator[pa.Field]:
+    """Give the columns of the statistics: plain, with interval, and beside them the edge-weighted ones."""
+    weightings = (("", ""), ("_corrected", "; weighted by edge_weight"))
+    for name, unit, meaning in STATISTICS:
+        for suffix, weighted in weightings:
+            yield _field(name + suffix, _REAL, unit, meaning + weighted)
+            if name in INTERVAL_STATISTICS:
+                of = f"{name}{suffix}"
+                yield _field(
+                    f"{of}_standard_error",
+                    _REAL,
+                    unit,
+                    f"standard error of {of} over fields; see interval_note",
+                )
+                yield _field(f"{of}_low", _REAL, unit, f"lower end of the 95 % interval of {of}")
+                yield _field(f"{of}_high", _REAL, unit, f"upper end of the 95 % interval of {of}")
+    for name, unit, meaning in FIT_PARAMETERS:
+        for suffix, weighted in weightings:
+            yield _field(name + suffix, _REAL, unit, f"{meaning}{weighted}; null where unit is 1")
+            yield _field(
+                f"{name}{suffix}_standard_error", _REAL, unit, f"standard error of {name}{suffix} over fields"
+            )
+    for fit in ("normal", "lognormal"):
+        yield _field(f"{fit}_anderson_darling", _REAL, "1", f"A² of the {fit} fit to the plain sizes")
+        yield _field(
+            f"{fit}_p_value",
+            _REAL,
+            "1",
+            f"chance of a larger A² under the {fit} fit, by parametric bootstrap; it assumes independent "
+            "particles, so it is too small where fields differ",
+        )
+
+
+def _distribution_fields() -> Iterator[pa.Field]:
+    """Give the columns that the tables of sessions and of samples share."""
+    yield _required(
+        "measurand", _TEXT, "", "what is distributed, as the column of particle_table without unit"
+    )
+    yield _required(
+        "unit",
+        _TEXT,
+        "",
+        "nm over calibrated images, px over images whose calibration is missing, 1 for ratios over both",
+    )
+    yield _required("n_images", _WHOLE, "1", "good images, those without particles included")
+    yield _required("n_images_with_particles", _WHOLE, "1", "good images with at least one counted particle")
+    yield _required("n_fields", _WHOLE, "1", "acquisitions that the good images come from")
+    yield _required(
+        "n_fields_with_particles", _WHOLE, "1", "fields with at least one counted particle: what is resampled"
+    )
+    yield _required("n_counted", _WHOLE, "1", "whole particles of good images: what the statistics are over")
+    yield _required(
+        "n_excluded_edge", _WHOLE, "1", "particles of good images left out because the frame cuts them"
+    )
+    yield _required("n_split", _WHOLE, "1", "counted particles that came out of a touching cluster")
+    yield _required("n_review_images", _WHOLE, "1", "images left out until somebody has looked at them")
+    yield _field("imaged_area_um2", _REAL, "µm²", "area of the good images; null unless the unit is nm")
+    yield _field(
+        "particles_per_um2",
+        _REAL,
+        "1/µm²",
+        "sum of edge weights over imaged area; null unless the unit is nm",
+    )
+    yield _field(
+        "particles_per_um2_standard_error",
+        _REAL,
+        "1/µm²",
+        "standard error of particles_per_um2 over all fields, empty ones included; null under 3 fields",
+    )
+    yield from _statistic_fields()
+    yield _field("minimum", _REAL, "see unit", "least value")
+    yield _field("maximum", _REAL, "see unit", "largest value")
+    yield _required(
+        "histogram_edges", pa.list_(_REAL), "see unit", "edges of the histogram's bins, ascending"
+    )
+    yield _required(
+        "histogram_counts", pa.list_(_WHOLE), "1", "particles in each bin; the last bin holds its upper edge"
+    )
+    yield _field(
+        "between_field_variance",
+        _REAL,
+        "see unit²",
+        "variance of the fields' means, one-way random-effects ANOVA; 0 where the estimate is negative",
+    )
+    yield _field("within_field_variance", _REAL, "see unit²", "variance within a field, of the same ANOVA")
+    yield _field(
+        "interval_note",
+        _TEXT,
+        "",
+        "how the intervals were made, or why there are none; they hold for sampling only",
+    )
+    for source, meaning in (
+        ("calibration", "the pixel size; 0 where the value doesn't depend on it"),
+        ("sampling", "the number of fields: half the interval of mean_corrected"),
+        ("segmentation", "the masks: the model's diameter error on validation images"),
+        ("combined", "the parts that are known, root of the sum of squares"),
+    ):
+        yield _field(
+            f"relative_uncertainty_{source}",
+            _REAL,
+            "1",
+            f"expanded uncertainty (k = 2) of mean_corrected, relative, from {meaning}; null where unknown",
+        )
+    yield _field("uncertainty_note", _TEXT, "", "parts that are unknown and therefore not in the sum")
+    yield _field(
+        "median_half_width", _REAL, "1", "half the interval of median_corrected, relative to median_corrected"
+    )
+    yield _field("target_half_width", _REAL, "1", "largest median_half_width that is enough; a setting")
+    yield _field(
+        "enough_particles", _FLAG, "", "median_half_width is within the target; null without interval"
+    )
+    yield _field(
+        "more_images_needed",
+        _WHOLE,
+        "1",
+        "further images with particles, like these, until it is; null without interval",
+    )
+    yield _field("metal", _TEXT, "", "metal of the cores; null where it is unknown or sessions differ")
+    for name, unit, meaning in (
+        ("dispersion", "1", "share of atoms at the surface, 6 (v_m/a_m) / d32_corrected"),
+        (
+            "metal_surface_area_m2_per_g",
+            "m²/g",
+            "surface of spheres a gram of metal, 6 / (ρ · d32_corrected)",
+        ),
+    ):
+        yield _field(name, _REAL, unit, f"{meaning}; equivalent_diameter in nm and known metals only")
+        yield _field(
+            f"{name}_standard_error", _REAL, unit, f"standard error of {name}, from that of d32_corrected"
+        )
+    yield _field("metal_note", _TEXT, "", "why there is no dispersion, or what to know about it")
+    yield _field("calibration_note", _TEXT, "", "what a reader must know about the scale of these images")
+
+
 SIZE_DISTRIBUTION_SCHEMA = pa.schema(
     (
         _required("session_id", _TEXT, "", "key of the session"),
         _required("sample_id", _TEXT, "", "sample; null never: the session's name where none is given"),
-        _required("measurand", _TEXT, "", "equivalent_diameter or perimeter"),
-        _required(
-            "unit", _TEXT, "", "nm over calibrated images, px over images whose calibration is missing"
-        ),
-        _required("n_images", _WHOLE, "1", "good images, those without particles included"),
-        _required("n_images_with_particles", _WHOLE, "1", "good images with at least one counted particle"),
-        _required("n_fields", _WHOLE, "1", "acquisitions that the good images come from"),
-        _required("n_counted", _WHOLE, "1", "whole particles of good images: what the statistics are over"),
-        _required(
-            "n_excluded_edge", _WHOLE, "1", "particles of good images left out because the frame cuts them"
-        ),
-        _required("n_review_images", _WHOLE, "1", "images left out until somebody has looked at them"),
-        _field("imaged_area_um2", _REAL, "µm²", "area of the good images; null in px rows"),
-        _field("particles_per_um2", _REAL, "1/µm²", "sum of edge weights over imaged area; null in px rows"),
-        _field("mean", _REAL, "see unit", "arithmetic mean, number-weighted"),
+        *_distribution_fields(),
+    ),
+    metadata=_METADATA,
+)
+
+SAMPLE_SUMMARY_SCHEMA = pa.schema(
+    (
+        _required("sample_id", _TEXT, "", "sample, from session.yaml; else the session's name"),
+        _required("sessions", pa.list_(_TEXT), "", "keys of the sessions of the sample"),
+        _required("n_sessions", _WHOLE, "1", "sessions of the sample"),
         _field(
-            "standard_deviation",
-            _REAL,
-            "see unit",
-            "sample standard deviation (ddof 1); null under 2 particles",
+            "differences",
+            _TEXT,
+            "",
+            "in what the sessions differ: calibration, mode, model, metal; null: in none",
         ),
-        _field("median", _REAL, "see unit", "median, number-weighted"),
-        _field("minimum", _REAL, "see unit", "least value"),
-        _field("maximum", _REAL, "see unit", "largest value"),
-        _required("histogram_edges", pa.list_(_REAL), "see unit", "edges of the histogram's bins, ascending"),
+        *_distribution_fields(),
+    ),
+    metadata=_METADATA,
+)
+
+
+def _estimate_fields(name: str, unit: str, meaning: str) -> Iterator[pa.Field]:
+    yield _field(name, _REAL, unit, meaning)
+    yield _field(f"{name}_standard_error", _REAL, unit, f"standard error of {name}")
+    yield _field(f"{name}_low", _REAL, unit, f"lower end of the 95 % interval of {name}")
+    yield _field(f"{name}_high", _REAL, unit, f"upper end of the 95 % interval of {name}")
+
+
+def _correlation_fields(name: str, of: str, test: str) -> Iterator[pa.Field]:
+    yield _field(name, _REAL, "1", f"{of} of descriptor and activity")
+    for end, where in (("low", "lower"), ("high", "upper")):
+        yield _field(f"{name}_{end}", _REAL, "1", f"{where} end of its 95 % interval, bootstrap over samples")
+    yield _field(f"{name}_p", _REAL, "1", f"chance of one as far from 0 without any relation, {test}")
+    yield _field(f"{name}_p_corrected", _REAL, "1", "that, corrected by Holm for all n_tests of the table")
+
+
+STRUCTURE_ACTIVITY_SCHEMA = pa.schema(
+    (
+        _required("activity_unit", _TEXT, "", "unit of the activity; units are not mixed"),
         _required(
-            "histogram_counts",
-            pa.list_(_WHOLE),
-            "1",
-            "particles in each bin; the last bin holds its upper edge",
+            "conditions", _TEXT, "", "under which the activity was measured; empty where none is given"
         ),
-        _field("calibration_note", _TEXT, "", "what a reader must know about the scale of these images"),
+        _required("descriptor", _TEXT, "", "what describes the samples' particles; edge-weighted"),
+        _required("descriptor_unit", _TEXT, "", "unit of the descriptor"),
+        _required("n_samples", _WHOLE, "1", "samples with both descriptor and activity"),
+        _field("reason", _TEXT, "", "why there is no correlation; null where there is one"),
+        _field("note", _TEXT, "", "what else to know about these activities"),
+        *_correlation_fields("pearson", "Pearson's correlation", "Student's t"),
+        *_correlation_fields("spearman", "Spearman's rank correlation", "by permutation"),
+        _required("n_tests", _WHOLE, "1", "p values of the whole table that the correction is for"),
+        _field(
+            "regression",
+            _TEXT,
+            "",
+            "york (errors in both axes) or least_squares (where standard errors are missing)",
+        ),
+        *_estimate_fields("slope", "activity_unit/descriptor_unit", "slope of the line"),
+        *_estimate_fields("intercept", "activity_unit", "the line's activity at descriptor 0"),
+        *_estimate_fields(
+            "exponent", "1", "p of activity ∝ descriptor^p, by the same regression on logarithms"
+        ),
+        _required("sample_ids", pa.list_(_TEXT), "", "the samples, ascending"),
+        _required("descriptor_values", pa.list_(_REAL), "descriptor_unit", "descriptor of each sample"),
+        _required(
+            "descriptor_standard_errors",
+            pa.list_(_REAL),
+            "descriptor_unit",
+            "its standard error, of sampling",
+        ),
+        _required("activity_values", pa.list_(_REAL), "activity_unit", "activity of each sample"),
+        _required("activity_standard_errors", pa.list_(_REAL), "activity_unit", "its standard error"),
     ),
     metadata=_METADATA,
 )

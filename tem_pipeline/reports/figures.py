@@ -8,14 +8,17 @@ import io
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
+from scipy import stats
 
 from tem_pipeline.particles.distributions import histogram_edges
 
@@ -250,6 +253,148 @@ def loss_comparison_figure(
     return figure
 
 
+def distribution_figure(row: Mapping[str, Any]) -> Figure:
+    """Draw a row of `size_distributions`: its histogram, both fits and the interval of its median.
+
+    Parameters
+    ----------
+    row : mapping
+        Of `SIZE_DISTRIBUTION_SCHEMA`; what is null in it isn't drawn.
+
+    Returns
+    -------
+    Figure
+    """
+    edges, counts = np.asarray(row["histogram_edges"], float), np.asarray(row["histogram_counts"], float)
+    unit = "" if row["unit"] == "1" else f" ({row['unit']})"
+    figure = Figure(figsize=(5.6, 3.3), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(f"{str(row['measurand']).replace('_', ' ')}{unit}")
+    axes.set_ylabel("particles")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color="#BBD9EC", edgecolor="white")
+    reach = edges[-1] - edges[0]
+    x = np.linspace(max(edges[0] - 0.25 * reach, reach / 1000), edges[-1] + 0.25 * reach, 400)
+    area = float(np.sum(counts * np.diff(edges)))
+    mean, sd = _number(row, "normal_mean"), _number(row, "normal_sd")
+    if mean is not None and sd:
+        axes.plot(x, area * stats.norm.pdf(x, mean, sd), color=_CURVE_COLOUR, linewidth=1.6, label="normal")
+    centre, spread = _number(row, "lognormal_geometric_mean"), _number(row, "lognormal_geometric_sd")
+    if centre is not None and spread and spread > 1:
+        density = stats.lognorm.pdf(x, np.log(spread), scale=centre)
+        axes.plot(x, area * density, color="#0072B2", linewidth=1.6, linestyle="--", label="lognormal")
+    if (median := _number(row, "median")) is not None:
+        low, high = _number(row, "median_low"), _number(row, "median_high")
+        if low is not None and high is not None:
+            axes.axvspan(low, high, color="0.45", alpha=0.22, linewidth=0, label="median, 95 % interval")
+        axes.axvline(median, color="0.25", linewidth=1, label=None if low is not None else "median")
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside upper right", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def fields_figure(fields: pd.DataFrame, row: Mapping[str, Any]) -> Figure:
+    """Set the fields' mean sizes side by side, with the session's mean and its interval.
+
+    Parameters
+    ----------
+    fields : DataFrame
+        One row a field with counted particles, in the order to draw: mean, standard_error (NaN for one
+        particle).
+    row : mapping
+        The session's row of `size_distributions`.
+
+    Returns
+    -------
+    Figure
+    """
+    figure = Figure(figsize=(5.6, 3.3), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel("field")
+    axes.set_ylabel(f"mean {str(row['measurand']).replace('_', ' ')} ({row['unit']})")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    low, high = _number(row, "mean_low"), _number(row, "mean_high")
+    if low is not None and high is not None:
+        axes.axhspan(low, high, color="0.45", alpha=0.22, linewidth=0, label="session, 95 % interval")
+    if (mean := _number(row, "mean")) is not None:
+        axes.axhline(mean, color="0.25", linewidth=1, label=None if low is not None else "session")
+    size = 5 if len(fields) <= 40 else 3
+    axes.errorbar(
+        np.arange(1, len(fields) + 1),
+        fields["mean"],
+        1.96 * fields["standard_error"],
+        fmt="o",
+        markersize=size,
+        color="#0072B2",
+        ecolor="#8FBBD9",
+        elinewidth=1.2,
+        label="field, 95 % interval of its particles",
+    )
+    figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+def structure_activity_figure(rows: pd.DataFrame) -> Figure:
+    """Draw the activity against each descriptor, with error bars on both axes and the fitted line.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Rows of `STRUCTURE_ACTIVITY_SCHEMA` of one activity; those without correlation show their samples.
+
+    Returns
+    -------
+    Figure
+    """
+    columns = min(3, len(rows))
+    lines = -(-len(rows) // columns)
+    figure = Figure(figsize=(3.6 * columns, 3.1 * lines + 0.3), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in grid[len(rows) :]:
+        axes.set_axis_off()
+    for axes, row in zip(grid, rows.to_dict("records"), strict=False):
+        unit = "" if row["descriptor_unit"] == "1" else f" ({row['descriptor_unit']})"
+        axes.set_xlabel(_literal(row["descriptor"].replace("_", " ") + unit))
+        axes.set_ylabel(_literal(f"activity ({row['activity_unit']})"))
+        axes.spines[["top", "right"]].set_visible(False)
+        x, y, x_error, y_error = (
+            np.array(row[name], dtype=float)
+            for name in (
+                "descriptor_values",
+                "activity_values",
+                "descriptor_standard_errors",
+                "activity_standard_errors",
+            )
+        )
+        if len(x):
+            axes.errorbar(x, y, y_error, x_error, fmt="o", markersize=4.5, color="#0072B2", ecolor="#8FBBD9")
+        if row["reason"] is not None and not pd.isna(row["reason"]):
+            axes.set_title("no correlation", fontsize=9, color="0.4")
+            if not len(x):
+                axes.text(0.5, 0.5, "no samples", transform=axes.transAxes, ha="center", color="0.5")
+                axes.set_xticks([])
+                axes.set_yticks([])
+            continue
+        ends = np.array([x.min(), x.max()])
+        axes.plot(ends, row["intercept"] + row["slope"] * ends, color=_CURVE_COLOUR, linewidth=1.5)
+        r, low, high, p = (row[f"pearson{end}"] for end in ("", "_low", "_high", "_p_corrected"))
+        axes.set_title(f"r = {r:.2f} ({low:.2f} … {high:.2f}), p = {p:.2g}", fontsize=9)
+    conditions = rows["conditions"].iloc[0]
+    if conditions:
+        figure.suptitle(_literal(conditions[:100]), fontsize=10)
+    return figure
+
+
+def figure_svg(figure: Figure) -> bytes:
+    """Encode a figure as SVG that says the same every time: letters are outlines, and no date is in it."""
+    stream = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "tem_pipeline", "svg.fonttype": "path"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue()
+
+
 def figure_png(figure: Figure, dpi: int = 150) -> bytes:
     """Encode a figure as PNG.
 
@@ -266,6 +411,16 @@ def figure_png(figure: Figure, dpi: int = 150) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=dpi, bbox_inches="tight")
     return stream.getvalue()
+
+
+def _number(row: Mapping[str, Any], name: str) -> float | None:
+    value = row.get(name)
+    return None if value is None or pd.isna(value) else float(value)
+
+
+def _literal(text: str) -> str:
+    """Keep matplotlib from reading a text of a person's as mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -11,7 +11,12 @@ import dagster as dg
 import pytest
 
 from tem_pipeline.micrographs.sessions import session_fingerprint
-from tem_pipeline.orchestration.failures import FAILURE_TABLE, fail_abandoned_runs, session_failures
+from tem_pipeline.orchestration.failures import (
+    FAILURE_TABLE,
+    fail_abandoned_runs,
+    record_failure,
+    session_failures,
+)
 from tem_pipeline.orchestration.requests import (
     ATTEMPT_TAG,
     FINGERPRINT_TAG,
@@ -138,6 +143,30 @@ def test_a_crash_and_its_retries_are_one_attempt_and_other_content_counts_for_it
     assert attempt_at_night("F", stale, [PastRun("process_session", "F", 2, STARTED), *crashed], 9) is None
     assert attempt_at_night("F", stale, [PastRun("ingest_session", "F", 1, STARTED)], 9) == 2
     assert attempt_at_night("F", dict.fromkeys(stale, "F"), [], 9) is None
+
+
+def test_a_run_that_failed_at_the_report_is_run_again_though_every_table_is_complete(
+    night, run, incoming, files, platform: Platform, instance: dg.DagsterInstance
+):
+    lay_champion(platform)
+    deliver(files, incoming / "a")
+    in_the_way = Path(str(platform.layout.report("a")))
+    in_the_way.mkdir(parents=True)
+    (request,) = night()
+    assert not run(request)
+    assert set(recorded_fingerprints(platform.layout, "a").values()) == {session_fingerprint(incoming / "a")}
+    record_last_failure(instance, platform)
+    in_the_way.rmdir()
+    (request,) = night()
+    assert request.tags[ATTEMPT_TAG] == "2"
+    assert run(request)
+    assert in_the_way.is_file()
+    assert night() == []
+
+
+def record_last_failure(instance: dg.DagsterInstance, platform: Platform) -> None:
+    (failed,) = instance.get_runs(dg.RunsFilter(statuses=[FAILURE]))
+    record_failure(platform.layout, failed, 1, "a folder lies in the report's place")
 
 
 def test_the_nightly_run_is_at_two_and_on(definitions: dg.Definitions):

@@ -18,6 +18,7 @@ from tem_pipeline.particles.distributions import size_distributions as distribut
 from tem_pipeline.particles.schema import check_particle_table
 from tem_pipeline.particles.table import measure_session
 from tem_pipeline.reports.figures import figure_png, histogram_figure, overlay_png
+from tem_pipeline.reports.session_report import report_page, write_report
 from tem_pipeline.segmentation.inference import Segmentation, load_model
 from tem_pipeline.segmentation.masks import predict_session_masks
 
@@ -209,4 +210,36 @@ def size_distributions(
     )
 
 
-SESSION_ASSETS = [raw_tem_images, predicted_masks, particle_table, size_distributions]
+@dg.asset(**{**GROUP, "kinds": {"html"}})
+def session_report(
+    context: dg.AssetExecutionContext,
+    platform: Platform,
+    session_lock: SessionLock,
+    raw_tem_images: pd.DataFrame,
+    predicted_masks: pd.DataFrame,
+    particle_table: pd.DataFrame,
+    size_distributions: pd.DataFrame,
+) -> dg.MaterializeResult:
+    """A page with pictures, reports/SESSION/index.html; the lake holds nothing of it."""
+    session, layout = context.partition_key, platform.layout
+    page = report_page(
+        raw_tem_images,
+        layout.partition("raw_tem_images", session),
+        predicted_masks,
+        layout.partition("predicted_masks", session),
+        particle_table,
+        size_distributions,
+        session,
+    )
+    target = layout.report(session)
+    write_report(target, page)
+    return dg.MaterializeResult(
+        metadata={
+            "report": dg.MetadataValue.url(target.as_uri()),
+            "path": dg.MetadataValue.path(str(target)),
+            "megabytes": round(len(page) / 1e6, 2),
+        }
+    )
+
+
+SESSION_ASSETS = [raw_tem_images, predicted_masks, particle_table, size_distributions, session_report]

@@ -1,0 +1,78 @@
+"""What samples are together with their measured activity: lake/analysis/structure_activity."""
+
+import re
+
+import dagster as dg
+import pandas as pd
+
+from tem_pipeline.orchestration import previews
+from tem_pipeline.orchestration.resources import Platform
+from tem_pipeline.particles.activity import read_activity, structure_activity_of, unknown_samples
+from tem_pipeline.reports.figures import figure_png, structure_activity_figure
+from tem_pipeline.storage import read_table, write_bytes
+
+SHOWN = [
+    "activity_unit",
+    "conditions",
+    "descriptor",
+    "n_samples",
+    "pearson",
+    "pearson_p_corrected",
+    "spearman",
+    "exponent",
+    "reason",
+]
+
+
+@dg.asset(
+    group_name="analysis",
+    key_prefix="analysis",
+    io_manager_key="tables",
+    kinds={"parquet"},
+    deps=[dg.AssetKey(["analysis", "sample_summary"])],
+    check_specs=[
+        dg.AssetCheckSpec(
+            "activity_rows_used",
+            asset=["analysis", "structure_activity"],
+            description="Every row of activity/*.csv could be read and belongs to a sample with particles.",
+        )
+    ],
+)
+def structure_activity(platform: Platform):
+    """Samples joined with activity/*.csv: correlations with intervals, lines, and pictures below reports/."""
+    sample_summary = read_table(platform.layout.table("analysis/sample_summary"))
+    measurements, problems = read_activity(platform.layout.data_root / "activity")
+    problems = pd.concat([problems, unknown_samples(sample_summary, measurements)], ignore_index=True)
+    related = structure_activity_of(sample_summary, measurements)
+    folder = platform.layout.reports / "structure_activity"
+    pictures = {}
+    for (unit, conditions), rows in related.groupby(["activity_unit", "conditions"], sort=False):
+        name = re.sub(r"[^A-Za-z0-9]+", "-", f"{unit} {conditions}").strip("-")[:60]
+        name = f"{len(pictures) + 1}-{name}.png"
+        figure = structure_activity_figure(rows)
+        write_bytes(folder / name, figure_png(figure, dpi=110))
+        pictures[name] = figure
+    for old in folder.glob("*.png") if folder.is_dir() else ():
+        if old.name not in pictures:
+            old.unlink(missing_ok=True)
+    first = next(iter(pictures.values()), None)
+    return dg.MaterializeResult(
+        value=related,
+        metadata={
+            "activities used": len(measurements) - len(unknown_samples(sample_summary, measurements)),
+            "correlations": previews.table(related[SHOWN], 40),
+            "pictures": dg.MetadataValue.path(str(folder)),
+            **({"first picture": previews.picture(figure_png(first, dpi=50))} if first else {}),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="activity_rows_used",
+                passed=problems.empty,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={"rows left out": previews.table(problems, 50)},
+            )
+        ],
+    )
+
+
+ACTIVITY_ASSETS = [structure_activity]
