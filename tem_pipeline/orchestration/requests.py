@@ -100,9 +100,11 @@ def attempt_on_arrival(fingerprint: str, runs: Sequence[PastRun]) -> int | None:
     Returns
     -------
     int or None
-        Number of the attempt; None when the latest run was for this content: then that run is under way,
-        or the nightly run tries again.
+        Number of the attempt; None when a run for this content is under way, or when the latest run was for
+        it: then the nightly run tries again.
     """
+    if any(run.fingerprint == fingerprint and not _ended(run.status) for run in runs):
+        return None
     attempt = _next_attempt(fingerprint, runs)
     if runs and runs[0].fingerprint == fingerprint:
         return attempt if runs[0].lost and attempt <= CRASHES_ON_ARRIVAL else None

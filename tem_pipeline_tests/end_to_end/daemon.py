@@ -25,7 +25,7 @@ from tem_pipeline.storage import Layout, table_fingerprint
 class Daemon:
     """A `dagster-daemon`, started anew after each kill."""
 
-    def __init__(self, root: Path, **settings: str) -> None:
+    def __init__(self, root: Path, concurrent_runs: int = 2, **settings: str) -> None:
         self.root = root
         self.home = root / "dagster"
         self.layout = Layout(UPath(root / "data"), UPath(root / "models"))
@@ -33,8 +33,10 @@ class Daemon:
         self.incoming.mkdir(parents=True)
         self.home.mkdir()
         config = yaml.safe_load((PROJECT_ROOT / "dagster.yaml").read_text())
-        # What takes minutes in a laboratory takes seconds here; all kills may hit one session.
-        config["run_monitoring"] |= {"start_timeout_seconds": 20, "poll_interval_seconds": 3}
+        # What takes minutes in a laboratory takes seconds here, a minute where a slow machine starts a run;
+        # all kills may hit one session.
+        config["run_monitoring"] |= {"start_timeout_seconds": 60, "poll_interval_seconds": 3}
+        config["concurrency"]["runs"]["max_concurrent_runs"] = concurrent_runs
         config["run_retries"]["max_retries"] = 50
         config["run_coordinator"] = {
             "module": "dagster.core.run_coordinator",
@@ -49,7 +51,7 @@ class Daemon:
             "TEM_DATA_ROOT": str(root / "data"),
             "TEM_MODELS_ROOT": str(root / "models"),
             "TEM_ARRIVAL_INTERVAL_S": "1",
-            "TEM_ABANDONED_AFTER_S": "8",
+            "TEM_ABANDONED_AFTER_S": "15",
             "TEM_THREADS": "1",
             **settings,
         }

@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 
 from tem_pipeline.micrographs.sessions import session_fingerprint
+from tem_pipeline.orchestration import schedules
 from tem_pipeline.orchestration.failures import (
     FAILURE_TABLE,
     fail_abandoned_runs,
@@ -130,6 +131,24 @@ def test_a_session_outside_incoming_is_completed_from_its_own_folder(
     platform.layout.table("particle_table", "elsewhere").unlink()
     shutil.rmtree(tmp_path / "elsewhere")
     assert night() == []
+
+
+def test_a_night_asks_for_what_it_has_time_for_and_the_next_for_the_rest(
+    night, run, incoming, files, monkeypatch
+):
+    for name in ("a", "b", "c"):
+        deliver(files[:1], incoming / name)
+    left = iter([False, False, True])
+    with monkeypatch.context() as patched:
+        patched.setattr(schedules, "TICK_SECONDS", "two sessions")
+        real = schedules.stopwatch
+        patched.setattr(
+            schedules,
+            "stopwatch",
+            lambda seconds: (lambda: next(left)) if seconds == "two sessions" else real(seconds),
+        )
+        assert [request.partition_key for request in night()] == ["a", "b"]
+    assert [request.partition_key for request in night()] == ["a", "b", "c"]
 
 
 def test_a_crash_and_its_retries_are_one_attempt_and_other_content_counts_for_itself():

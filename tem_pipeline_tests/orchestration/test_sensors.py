@@ -220,6 +220,20 @@ def test_a_crash_is_left_to_dagster_as_long_as_it_may_launch_the_run_again(
     assert [request.tags[ATTEMPT_TAG] for request in tick()] == ["2"]
 
 
+def test_a_run_under_way_is_not_doubled_because_another_content_was_run_since(
+    tick, crash, incoming, files, instance, definitions
+):
+    deliver(files[:1], incoming / "a")
+    (old,) = tick()
+    deliver(files, incoming / "a")
+    (new,) = tick()
+    instance.create_run_for_job(
+        definitions.resolve_job_def("ingest_session"), tags={**new.tags, PARTITION_TAG: "a"}
+    )
+    crash(old, **{"dagster/will_retry": "true"})
+    assert tick() == []
+
+
 def test_a_full_run_that_crashed_after_its_manifest_is_asked_for_again(
     tick, run, crash, incoming, files, monkeypatch
 ):
