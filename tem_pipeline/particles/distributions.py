@@ -304,7 +304,7 @@ def _describe(counted: pd.DataFrame, kind: str) -> dict[str, Any]:
     row |= {"minimum": float(values.min()), "maximum": float(values.max())}
     names, fields = np.unique(counted["field_id"].astype(str), return_inverse=True)
     for suffix, weights in (("", np.ones(len(values))), ("_corrected", counted["weight"].to_numpy(float))):
-        row |= _with_intervals(values, weights, fields, kind, suffix)
+        row |= statistics_with_intervals(values, weights, fields, kind, suffix)
     row["interval_note"] = (
         f"95 %, for sampling only: {len(names)} fields resampled {uncertainty.RESAMPLES} times, corrected "
         "for few fields"
@@ -322,9 +322,28 @@ def _describe(counted: pd.DataFrame, kind: str) -> dict[str, Any]:
     return row
 
 
-def _with_intervals(
+def statistics_with_intervals(
     values: np.ndarray, weights: np.ndarray, fields: np.ndarray, kind: str, suffix: str
 ) -> dict[str, Any]:
+    """Compute the statistics of weighted values, with standard errors and 95 % intervals over fields.
+
+    Parameters
+    ----------
+    values, weights : ndarray, (n,)
+        At least one; positive weights.
+    fields : ndarray of int, (n,)
+        0 … n_fields − 1, every one with particles.
+    kind : {"diameter", "length", "ratio"}
+        As in `uncertainty.weighted_statistics`.
+    suffix : str
+        Put behind the names of the statistics.
+
+    Returns
+    -------
+    dict
+        Columns of `SIZE_DISTRIBUTION_SCHEMA`. Intervals are estimate ± t(n − 1) × standard error, that of the
+        standard deviation `uncertainty.sd_interval`.
+    """
     repeats = uncertainty.resample_fields(values, weights, fields)
     n_fields = repeats.shape[1]
     # One particle, or one a field, leaves variances undefined: they are NaN, and null in the table.
