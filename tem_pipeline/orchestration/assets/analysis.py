@@ -1,6 +1,10 @@
-"""What samples are together with their measured activity: lake/analysis/structure_activity."""
+"""The assets over all sessions: samples summed up, and held against their measured activity.
+
+Assets carry no return annotation: by `MaterializeResult` Dagster would take them to have no value.
+"""
 
 import re
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -8,10 +12,17 @@ import pandas as pd
 from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.resources import Platform
 from tem_pipeline.particles.activity import read_activity, structure_activity_of, unknown_samples
+from tem_pipeline.particles.distributions import sample_summary as summarise_samples
 from tem_pipeline.reports.figures import figure_png, structure_activity_figure
-from tem_pipeline.storage import read_table, write_bytes
+from tem_pipeline.storage import complete_sessions, read_table, write_bytes
 
-SHOWN = [
+GROUP: dict[str, Any] = {
+    "group_name": "analysis",
+    "key_prefix": "analysis",
+    "io_manager_key": "tables",
+    "kinds": {"parquet"},
+}
+_RELATIONS_SHOWN = [
     "activity_unit",
     "conditions",
     "descriptor",
@@ -22,13 +33,36 @@ SHOWN = [
     "exponent",
     "reason",
 ]
+_SESSION_TABLES = ("particle_table", "raw_tem_images", "predicted_masks")
+
+
+@dg.asset(**GROUP, deps=list(_SESSION_TABLES))
+def sample_summary(platform: Platform):
+    """The statistics of each sample, over the fields of all its sessions."""
+    layout = platform.layout
+    sessions = complete_sessions(layout, _SESSION_TABLES)
+    particles, manifest, masks = (
+        pd.concat([read_table(layout.table(name, key)) for key in sessions], ignore_index=True)
+        if sessions
+        else pd.DataFrame(columns=["session_id", "sample_id"])
+        for name in _SESSION_TABLES
+    )
+    summary = summarise_samples(particles, manifest, masks, platform.settings.target_half_width)
+    diameters = summary[summary["measurand"] == "equivalent_diameter"]
+    return dg.MaterializeResult(
+        value=summary,
+        metadata={
+            "sessions": len(sessions),
+            "samples": summary["sample_id"].nunique(),
+            "diameters": previews.table(
+                diameters[["sample_id", "n_sessions", *previews.STATISTICS, "dispersion", "differences"]]
+            ),
+        },
+    )
 
 
 @dg.asset(
-    group_name="analysis",
-    key_prefix="analysis",
-    io_manager_key="tables",
-    kinds={"parquet"},
+    **GROUP,
     deps=[dg.AssetKey(["analysis", "sample_summary"])],
     check_specs=[
         dg.AssetCheckSpec(
@@ -60,7 +94,7 @@ def structure_activity(platform: Platform):
         value=related,
         metadata={
             "activities used": len(measurements) - len(unknown_samples(sample_summary, measurements)),
-            "correlations": previews.table(related[SHOWN], 40),
+            "correlations": previews.table(related[_RELATIONS_SHOWN], 40),
             "pictures": dg.MetadataValue.path(str(folder)),
             **({"first picture": previews.picture(figure_png(first, dpi=50))} if first else {}),
         },
@@ -75,4 +109,4 @@ def structure_activity(platform: Platform):
     )
 
 
-ACTIVITY_ASSETS = [structure_activity]
+ANALYSIS_ASSETS: list[Any] = [sample_summary, structure_activity]
