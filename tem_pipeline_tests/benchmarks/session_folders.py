@@ -106,7 +106,8 @@ def _first_look(
         took, requests, skipped = _tick(instance, platform)
         seconds.append(took)
         settled = arrivals.load_memory(platform.layout)
-        if requests or (skipped and all(seen.taken for seen in settled.sessions.values())):
+        taken = [seen.taken for seen in settled.sessions.values()]
+        if requests or (skipped and len(taken) == SESSIONS and all(taken)):
             return seconds, len(seconds)
 
 

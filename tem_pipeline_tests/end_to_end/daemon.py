@@ -38,11 +38,7 @@ class Daemon:
         config["run_monitoring"] |= {"start_timeout_seconds": 60, "poll_interval_seconds": 3}
         config["concurrency"]["runs"]["max_concurrent_runs"] = concurrent_runs
         config["run_retries"]["max_retries"] = 50
-        config["run_coordinator"] = {
-            "module": "dagster.core.run_coordinator",
-            "class": "QueuedRunCoordinator",
-            "config": {"dequeue_interval_seconds": 1},
-        }
+        config["run_queue"] |= {"dequeue_interval_seconds": 1, "user_code_failure_retry_delay": 3}
         (self.home / "dagster.yaml").write_text(yaml.safe_dump(config))
         self.environment = {
             **os.environ,
