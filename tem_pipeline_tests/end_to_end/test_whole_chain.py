@@ -25,8 +25,6 @@ from tem_pipeline_tests.end_to_end.conftest import Laboratory
 FIELDS = [(0.07, 672), (0.10, 512), (0.15, 384)]
 DOSES = [250.0, 800.0, 2500.0]
 CONDITIONS = list(product(FIELDS, DOSES, ["bright_field", "haadf"]))
-# One round of the quick profile is too little for micrographs as different as these.
-ROUNDS = 4
 ERRORS = ["mean", "sd", "median", "count", "thickness"]
 
 
@@ -96,7 +94,7 @@ def test_on_true_masks_a_session_gives_back_its_particles(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(5400)
+@pytest.mark.timeout(9000)
 def test_on_predicted_masks_a_session_gives_back_its_particles(tmp_path: Path):
     laboratory = Laboratory(tmp_path)
     sets = []
@@ -109,12 +107,9 @@ def test_on_predicted_masks_a_session_gives_back_its_particles(tmp_path: Path):
         folder.parent.mkdir(exist_ok=True)
         (tmp_path / f"{seed}" / "session").rename(folder)
         sets.append(annotated.name)
-    quick = ["--profile", "quick", "--loss", "dice"]
-    laboratory.succeed("train", *sets, *quick)
-    for round_ in range(1, ROUNDS):
-        goes_on = ["--from", f"models:/tem_segmentation/{round_}", "--seed", round_]
-        laboratory.succeed("train", *sets, *quick, *goes_on)
-    laboratory.succeed("process", *sorted((laboratory.data / "incoming").iterdir()))
+    # The quick profile's network takes dark spots where shells overlap for small cores.
+    laboratory.succeed("train", *sets, "--profile", "standard", "--loss", "dice", timeout_s=7200)
+    laboratory.succeed("process", *sorted((laboratory.data / "incoming").iterdir()), timeout_s=3600)
     rows = []
     for seed, ((pixel_size_nm, _), dose, mode) in enumerate(CONDITIONS):
         lake = laboratory.data / "lake" / "particle_table" / f"session=s{seed}"
