@@ -11,12 +11,12 @@ from tem_pipeline.particles.metals import METALS, dispersion, surface_area_m2_pe
         ("Rh", 12.41),
         ("Ir", 22.56),
         ("Ru", 12.37),
+        ("Os", 22.59),
         ("Ni", 8.91),
         ("Co", 8.86),
         ("Cu", 8.96),
         ("Ag", 10.5),
         ("Au", 19.3),
-        ("Os", 22.59),
     ],
 )
 def test_lattice_constants_give_the_metals_density(metal, density):
