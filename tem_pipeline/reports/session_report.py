@@ -39,6 +39,15 @@ _STATISTIC_NAMES = {
     "d32": "D[3,2], surface-weighted mean",
     "d43": "D[4,3], volume-weighted mean",
 }
+_ABOUT = (
+    "session_name",
+    "sample_id",
+    "session_fingerprint",
+    "operator",
+    "microscope",
+    "voltage_kv",
+    "metal",
+)
 _MODES = {"bright_field": "bright field", "haadf": "HAADF"}
 _CALIBRATIONS = {
     "metadata": "from the files' metadata",
@@ -79,14 +88,14 @@ def report_page(
     """
     listed = _listed_images(manifest, masks, particles)
     shown = _chosen(listed)
-    first = manifest.iloc[0] if len(manifest) else pd.Series(dtype=object)
+    known = _records(manifest.iloc[:1], _ABOUT)[0] if len(manifest) else dict.fromkeys(_ABOUT)
     return _template().render(
         session={
             "id": session_id,
-            "name": first.get("session_name") or session_id,
-            "sample": first.get("sample_id"),
-            **{name: _or_none(first.get(name)) for name in ("operator", "microscope", "voltage_kv", "metal")},
-            "fingerprint": first.get("session_fingerprint"),
+            "name": known.pop("session_name") or session_id,
+            "sample": known.pop("sample_id"),
+            "fingerprint": known.pop("session_fingerprint"),
+            **known,
         },
         counts=_counts(manifest, masks, particles),
         blocks=list(_blocks(distributions, particles)),
