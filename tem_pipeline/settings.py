@@ -48,6 +48,12 @@ class Settings(BaseSettings):
     minimum_diameter_px: float = Field(
         default=5.0, ge=1, description="smaller objects are noise: they are removed from the predicted masks"
     )
+    target_half_width: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="particles are enough when the median's 95 % interval is within ± this share of it",
+    )
     training_sets: tuple[str, ...] = Field(
         default=(),
         description='annotated sets to train with, as JSON: ["set_a", "set_b"]; none: all',

@@ -156,6 +156,23 @@ def atomic_path(target: AnyPath) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def complete_sessions(layout: Layout, assets: Iterable[str]) -> list[str]:
+    """List the sessions that have a table of every one of the assets, in order.
+
+    Read from the lake: a table is there whole or not at all, whoever made it.
+    """
+    found: set[str] | None = None
+    for asset in assets:
+        folder = layout.lake / asset
+        keys = {
+            part.name.removeprefix("session=")
+            for part in (folder.iterdir() if folder.is_dir() else ())
+            if part.name.startswith("session=") and (part / TABLE_FILE).exists()
+        }
+        found = keys if found is None else found & keys
+    return sorted(found or ())
+
+
 def write_bytes(target: AnyPath, content: bytes) -> None:
     """Write a file in one step."""
     with atomic_path(target) as part:

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from tem_pipeline.orchestration.assets.activity import ACTIVITY_ASSETS
+from tem_pipeline.orchestration.assets.analysis import ANALYSIS_ASSETS
 from tem_pipeline.orchestration.assets.sessions import SESSION_ASSETS
 from tem_pipeline.orchestration.assets.training import TRAINING_ASSETS
 from tem_pipeline.orchestration.io_managers import LakeTables
@@ -36,7 +37,7 @@ def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg
         "tables": LakeTables(platform=platform),
     }
     return dg.Definitions(
-        assets=[*SESSION_ASSETS, *TRAINING_ASSETS, *ACTIVITY_ASSETS],
+        assets=[*SESSION_ASSETS, *TRAINING_ASSETS, *ANALYSIS_ASSETS, *ACTIVITY_ASSETS],
         jobs=JOBS,
         sensors=SENSORS,
         schedules=SCHEDULES,

@@ -17,5 +17,10 @@ train_models = dg.define_asset_job(
     selection=dg.AssetSelection.groups("training"),
     description="Annotated sets to trained models, one a loss; the best becomes champion if it earns it.",
 )
+analyse = dg.define_asset_job(
+    "analyse",
+    selection=dg.AssetSelection.groups("analysis"),
+    description="All sessions of a sample together, and what is made of the samples.",
+)
 
-JOBS = [ingest_session, process_session, train_models]
+JOBS = [ingest_session, process_session, train_models, analyse]

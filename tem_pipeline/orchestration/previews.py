@@ -5,6 +5,19 @@ import base64
 import dagster as dg
 import pandas as pd
 
+# What a small table of statistics shows.
+STATISTICS = [
+    "unit",
+    "n_counted",
+    "mean_corrected",
+    "mean_corrected_low",
+    "mean_corrected_high",
+    "standard_deviation_corrected",
+    "median_corrected",
+    "d32_corrected",
+    "enough_particles",
+    "more_images_needed",
+]
 LARGEST_PICTURE_BYTES = 100_000
 
 

@@ -1,6 +1,7 @@
-"""Sums up a session's particles: how many were counted, and how their sizes are distributed.
+"""Sums up particles: how many were counted, and how their sizes are distributed, a session or a sample.
 
-Only whole particles of good images are counted; sizes in nm come only from calibrated images.
+Only whole particles of good images are counted; sizes in nm come only from calibrated images. What the
+numbers are worth is left to `uncertainty`, fitted distributions to `fits`, atoms to `metals`.
 """
 
 from typing import Any
@@ -8,9 +9,31 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tem_pipeline.particles.schema import SIZE_DISTRIBUTION_SCHEMA, conform
+from tem_pipeline.particles import uncertainty
+from tem_pipeline.particles.fits import fit_quality
+from tem_pipeline.particles.metals import METALS, dispersion, surface_area_m2_per_g
+from tem_pipeline.particles.schema import (
+    FIT_PARAMETERS,
+    INTERVAL_STATISTICS,
+    SAMPLE_SUMMARY_SCHEMA,
+    SIZE_DISTRIBUTION_SCHEMA,
+    STATISTICS,
+    conform,
+)
 
-MEASURANDS = ("equivalent_diameter", "perimeter")
+# What is distributed, and of what kind it is: D[3,2] and volumes are for diameters, fits not for ratios.
+MEASURANDS = {
+    "equivalent_diameter": "diameter",
+    "perimeter": "length",
+    "feret_max": "length",
+    "shell_outer_diameter": "diameter",
+    "shell_thickness": "length",
+    "circularity": "ratio",
+    "aspect_ratio": "ratio",
+}
+TARGET_HALF_WIDTH = 0.05
+# Lengths of the core, which the model's diameter error speaks of.
+_CORE_LENGTHS = ("equivalent_diameter", "perimeter", "feret_max")
 _FEWEST_BINS, _MOST_BINS = 5, 60
 
 
@@ -63,6 +86,7 @@ def size_distributions(
     quality: pd.DataFrame,
     session_id: str,
     sample_id: str,
+    target_half_width: float = TARGET_HALF_WIDTH,
 ) -> pd.DataFrame:
     """Sum up one session, one row for each measurand and unit.
 
@@ -72,78 +96,348 @@ def size_distributions(
         The session's particle table; may be empty.
     manifest : DataFrame
         One row an image: image_id, field_id, status ("ok" is measured), calibration, height_px, width_px,
-        pixel_size_y_nm and, where pixels aren't square, pixel_size_x_nm.
+        pixel_size_y_nm and, where pixels aren't square, pixel_size_x_nm; calibration_uncertainty and metal
+        where they are known.
     quality : DataFrame
         image_id and image_quality ("good" or "review") of the measured images; one that isn't listed is good.
+        Where it is known, model_diameter_error, relative.
     session_id, sample_id : str
+    target_half_width : float
+        Relative half-width of the median's interval that is enough.
 
     Returns
     -------
     DataFrame
         With the columns of `SIZE_DISTRIBUTION_SCHEMA`. Calibrated images give rows in nm, images whose
-        calibration is missing rows in px; a session without measured images gives rows in nm with zero
-        counts.
-        An image without particles changes the number of images, their area and the density, nothing else.
+        calibration is missing rows in px, both together ratios; measurands of shells have rows where there
+        are shells; a session without measured images gives rows in nm with zero counts.
+        An image without particles changes the number of images and fields, their area and the density,
+        nothing else.
     """
+    rows = _rows(particles, _judged(manifest, quality), target_half_width)
+    frame = pd.DataFrame([{"session_id": session_id, "sample_id": sample_id, **row} for row in rows])
+    return conform(frame, SIZE_DISTRIBUTION_SCHEMA).to_pandas()
+
+
+def sample_summary(
+    particles: pd.DataFrame,
+    manifest: pd.DataFrame,
+    quality: pd.DataFrame,
+    target_half_width: float = TARGET_HALF_WIDTH,
+) -> pd.DataFrame:
+    """Sum up every sample over all its sessions, one row for each measurand and unit.
+
+    Parameters
+    ----------
+    particles, manifest, quality : DataFrame
+        As in `size_distributions`, of any number of sessions, each with the column session_id; the manifest
+        also with sample_id.
+    target_half_width : float
+
+    Returns
+    -------
+    DataFrame
+        With the columns of `SAMPLE_SUMMARY_SCHEMA`. Fields of different sessions are different fields. An
+        image whose pixels stand in two sessions of a sample counts once. `differences` says in what the
+        sessions differ.
+    """
+    rows: list[dict[str, Any]] = []
+    for sample_id, of_sample in manifest.groupby("sample_id", sort=True):
+        sessions = sorted(of_sample["session_id"].unique())
+        tables = [
+            _across_sessions(table[table["session_id"].isin(sessions)])
+            for table in (particles, of_sample, quality)
+        ]
+        images = _judged(tables[1], tables[2])
+        again = images.get("pixel_sha256", pd.Series(None, index=images.index, dtype=object))
+        again = again.notna() & again.duplicated()
+        images = images[~again]
+        common = {
+            "sample_id": sample_id,
+            "sessions": sessions,
+            "n_sessions": len(sessions),
+            "differences": _differences(images, int(again.sum())),
+        }
+        rows += [{**common, **row} for row in _rows(tables[0], images, target_half_width)]
+    frame = pd.DataFrame(rows, columns=None if rows else SAMPLE_SUMMARY_SCHEMA.names)
+    return conform(frame, SAMPLE_SUMMARY_SCHEMA).to_pandas()
+
+
+def _across_sessions(table: pd.DataFrame) -> pd.DataFrame:
+    """Make the names of images and fields unique over sessions."""
+    names = {
+        name: table["session_id"].astype(str) + "/" + table[name].astype(str)
+        for name in ("image_id", "field_id")
+        if name in table
+    }
+    return table.assign(**names)
+
+
+def _differences(images: pd.DataFrame, n_again: int) -> str | None:
+    """Say in what a sample's measured images differ between its sessions."""
+    texts = []
+    for column, name in (
+        ("calibration", "calibration"),
+        ("calibration_uncertainty", "calibration uncertainty"),
+        ("mode", "mode"),
+        ("model_version", "model version"),
+        ("metal", "metal"),
+    ):
+        if column in images:
+            of_sessions = images.groupby("session_id")[column].agg(
+                lambda values: ", ".join(sorted({"unknown" if pd.isna(v) else f"{v}" for v in values}))
+            )
+            if len(set(of_sessions)) > 1:
+                texts.append(f"{name} ({'; '.join(f'{k}: {v}' for k, v in of_sessions.items())})")
+    text = f"sessions differ in {', '.join(texts)}" if texts else ""
+    if n_again:
+        text += ("; " if text else "") + f"{n_again} images stand in several sessions and count once"
+    return text or None
+
+
+def _judged(manifest: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
+    """Give the measured images with their verdict and what is known of their model."""
     measured = manifest[manifest["status"] == "ok"]
-    verdicts = quality.set_index("image_id")["image_quality"] if len(quality) else pd.Series(dtype=object)
-    review = measured["image_id"].map(verdicts).eq("review")
+    known = quality.drop_duplicates("image_id").set_index("image_id")
+    added = {
+        column: measured["image_id"].map(known[column])
+        for column in ("image_quality", "model_diameter_error", "model_version", "mode")
+        if column in known
+    }
+    return measured.assign(**added)
+
+
+def _rows(particles: pd.DataFrame, measured: pd.DataFrame, target: float) -> list[dict[str, Any]]:
+    """Sum up measured images, one row for each measurand and unit."""
+    review = measured["image_quality"].eq("review")
     uncalibrated = measured["calibration"].eq("missing")
+    n_missing, n_measured = int(uncalibrated.sum()), len(measured)
+    selections = {"nm": ~uncalibrated, "px": uncalibrated, "1": pd.Series(True, index=measured.index)}
+    if not n_measured or not (~uncalibrated).any():
+        del selections["nm" if n_measured else "px"]
+    elif not n_missing:
+        del selections["px"]
     rows = []
-    for unit, of_unit in (("nm", ~uncalibrated), ("px", uncalibrated)):
-        if not of_unit.any() and not (unit == "nm" and measured.empty):
-            continue
+    for unit, of_unit in selections.items():
         images = measured[of_unit & ~review]
         candidates = particles[particles["image_id"].isin(images["image_id"])]
-        touching = candidates["touches_edge"].astype(bool)
-        counted = candidates[~touching]
-        area = None
-        if unit == "nm":
-            height_nm = images["height_px"] * images["pixel_size_y_nm"]
-            width_nm = images["width_px"] * images.get("pixel_size_x_nm", images["pixel_size_y_nm"])
-            area = float((height_nm * width_nm).sum()) / 1e6
-        common = {
-            "session_id": session_id,
-            "sample_id": sample_id,
-            "unit": unit,
-            "n_images": len(images),
-            "n_images_with_particles": counted["image_id"].nunique(),
-            "n_fields": images["field_id"].nunique(),
-            "n_fields_with_particles": counted["field_id"].nunique(),
-            "n_counted": len(counted),
-            "n_split": int(counted["was_split"].astype(bool).sum()),
-            "n_excluded_edge": int(touching.sum()),
-            "n_review_images": int((of_unit & review).sum()),
-            "imaged_area_um2": area,
-            "particles_per_um2": float(counted["edge_weight"].sum()) / area if area else None,
-            "calibration_note": _calibration_note(unit, int(uncalibrated.sum()), len(measured)),
-        }
-        for measurand in MEASURANDS:
-            values = counted[f"{measurand}_{unit}"].to_numpy(dtype=float)
-            rows.append({**common, "measurand": measurand, **_describe(values)})
-    return conform(
-        pd.DataFrame(rows, columns=SIZE_DISTRIBUTION_SCHEMA.names), SIZE_DISTRIBUTION_SCHEMA
-    ).to_pandas()
+        for measurand, kind in MEASURANDS.items():
+            column = measurand if kind == "ratio" else f"{measurand}_{unit}"
+            if (kind == "ratio") != (unit == "1"):
+                continue
+            if measurand.startswith("shell_") and (column not in particles or particles[column].isna().all()):
+                continue
+            counted, n_edge = _counted(candidates, measurand, column)
+            row = {
+                "measurand": measurand,
+                "unit": unit,
+                "n_images": len(images),
+                "n_fields": images["field_id"].nunique(),
+                "n_images_with_particles": counted["image_id"].nunique(),
+                "n_fields_with_particles": counted["field_id"].nunique(),
+                "n_counted": len(counted),
+                "n_excluded_edge": n_edge,
+                "n_split": int(counted["was_split"].astype(bool).sum()),
+                "n_review_images": int((of_unit & review).sum()),
+                "calibration_note": _calibration_note(unit, n_missing, n_measured),
+            }
+            if unit == "nm":
+                row |= _density(counted, images)
+            row |= _describe(counted, kind)
+            # Images without particles say nothing about sizes.
+            shown = images[images["image_id"].isin(counted["image_id"].unique())]
+            row |= _budget(row, shown)
+            row |= _verdict(row, target)
+            row |= _surface(row, images if shown.empty else shown)
+            rows.append(row)
+    return rows
+
+
+def _counted(candidates: pd.DataFrame, measurand: str, column: str) -> tuple[pd.DataFrame, int]:
+    """Give the particles that count, with their value and weight, and how many the frame cuts.
+
+    A shell is weighed by its own extents; its outer diameter counts once, however many cores it holds.
+    """
+    if measurand.startswith("shell_"):
+        candidates = candidates[candidates["shell_label"].notna()]
+        if measurand == "shell_outer_diameter":
+            candidates = candidates.drop_duplicates(["image_id", "shell_label"])
+        cut, weight = candidates["shell_edge_weight"].isna(), "shell_edge_weight"
+    else:
+        cut, weight = candidates["touches_edge"].astype(bool), "edge_weight"
+    whole = candidates[~cut & candidates[column].notna()]
+    whole = whole.assign(value=whole[column].astype(float), weight=whole[weight].astype(float))
+    return whole, int(cut.sum())
+
+
+def _density(counted: pd.DataFrame, images: pd.DataFrame) -> dict[str, Any]:
+    height_nm = images["height_px"] * images["pixel_size_y_nm"]
+    width_nm = images["width_px"] * images.get("pixel_size_x_nm", images["pixel_size_y_nm"])
+    areas = (height_nm * width_nm).astype(float).groupby(images["field_id"]).sum() / 1e6
+    area = float(areas.sum())
+    if not area:
+        return {"imaged_area_um2": area}
+    weights = counted.groupby("field_id")["weight"].sum().reindex(areas.index, fill_value=0.0)
+    return {
+        "imaged_area_um2": area,
+        "particles_per_um2": float(weights.sum()) / area,
+        "particles_per_um2_standard_error": uncertainty.density_error(weights.to_numpy(), areas.to_numpy()),
+    }
 
 
 def _calibration_note(unit: str, n_missing: int, n_measured: int) -> str | None:
-    if not n_missing:
+    if not n_missing or unit == "1":
         return None
     if unit == "px":
         return f"calibration is missing for {n_missing} of {n_measured} images: their sizes are in pixels"
     return f"{n_missing} of {n_measured} images have no calibration and are left out here: see the rows in px"
 
 
-def _describe(values: np.ndarray) -> dict[str, Any]:
+def _describe(counted: pd.DataFrame, kind: str) -> dict[str, Any]:
+    """Compute statistics, plain and edge-weighted, with their intervals, fits and variance components."""
+    values = counted["value"].to_numpy(float)
     edges = histogram_edges(values)
     counts = np.histogram(values, edges)[0] if len(values) else np.zeros(0, dtype=np.int64)
-    n = len(values)
-    return {
-        "mean": float(np.mean(values)) if n else None,
-        "standard_deviation": float(np.std(values, ddof=1)) if n > 1 else None,
-        "median": float(np.median(values)) if n else None,
-        "minimum": float(np.min(values)) if n else None,
-        "maximum": float(np.max(values)) if n else None,
-        "histogram_edges": edges,
-        "histogram_counts": counts,
+    row: dict[str, Any] = {"histogram_edges": edges, "histogram_counts": counts}
+    if not len(values):
+        return {**row, "interval_note": "no intervals: no particle was counted"}
+    row |= {"minimum": float(values.min()), "maximum": float(values.max())}
+    names, fields = np.unique(counted["field_id"].astype(str), return_inverse=True)
+    for suffix, weights in (("", np.ones(len(values))), ("_corrected", counted["weight"].to_numpy(float))):
+        row |= statistics_with_intervals(values, weights, fields, kind, suffix)
+    row["interval_note"] = (
+        f"95 %, for sampling only: {len(names)} fields resampled {uncertainty.RESAMPLES} times, corrected "
+        "for few fields"
+        if len(names) >= uncertainty.FEWEST_FIELDS
+        else f"no intervals: {len(names)} fields with counted particles, at least "
+        f"{uncertainty.FEWEST_FIELDS} are needed"
+    )
+    between, within = uncertainty.variance_components(values, fields)
+    row |= {"between_field_variance": between, "within_field_variance": within}
+    if kind != "ratio":
+        row["normal_anderson_darling"], row["normal_p_value"] = fit_quality(values)
+        if values.min() > 0:
+            statistic, chance = fit_quality(np.log(values))
+            row |= {"lognormal_anderson_darling": statistic, "lognormal_p_value": chance}
+    return row
+
+
+def statistics_with_intervals(
+    values: np.ndarray, weights: np.ndarray, fields: np.ndarray, kind: str, suffix: str
+) -> dict[str, Any]:
+    """Compute the statistics of weighted values, with standard errors and 95 % intervals over fields.
+
+    Parameters
+    ----------
+    values, weights : ndarray, (n,)
+        At least one; positive weights.
+    fields : ndarray of int, (n,)
+        0 … n_fields − 1, every one with particles.
+    kind : {"diameter", "length", "ratio"}
+        As in `uncertainty.weighted_statistics`.
+    suffix : str
+        Put behind the names of the statistics.
+
+    Returns
+    -------
+    dict
+        Columns of `SIZE_DISTRIBUTION_SCHEMA`. Intervals are estimate ± t(n − 1) × standard error, that of the
+        standard deviation `uncertainty.sd_interval`.
+    """
+    repeats = uncertainty.resample_fields(values, weights, fields)
+    n_fields = repeats.shape[1]
+    # One particle, or one a field, leaves variances undefined: they are NaN, and null in the table.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        samples = uncertainty.weighted_statistics(values, weights, fields, repeats, kind)
+    row: dict[str, Any] = {}
+    for name, *_ in (*STATISTICS, *FIT_PARAMETERS):
+        if name not in samples:
+            continue
+        estimate = float(samples[name][0])
+        row[name + suffix] = estimate if np.isfinite(estimate) else None
+        if name not in INTERVAL_STATISTICS and name not in {parameter for parameter, *_ in FIT_PARAMETERS}:
+            continue
+        error = uncertainty.standard_error(samples[name], n_fields)
+        row[f"{name}{suffix}_standard_error"] = error
+        if error is None or name not in INTERVAL_STATISTICS:
+            continue
+        half = uncertainty.t_factor(n_fields) * error
+        interval = (estimate - half, estimate + half)
+        if name == "standard_deviation":
+            interval = uncertainty.sd_interval(values, weights, fields, samples) or (None, None)
+        row[f"{name}{suffix}_low"], row[f"{name}{suffix}_high"] = interval
+    return row
+
+
+def _largest(images: pd.DataFrame, column: str) -> float | None:
+    """Give the largest known value; None unless every image has one."""
+    if column not in images or images.empty or images[column].isna().any():
+        return None
+    return float(images[column].max())
+
+
+def _budget(row: dict[str, Any], images: pd.DataFrame) -> dict[str, Any]:
+    """List the relative expanded uncertainties (k = 2) of the corrected mean, and their sum.
+
+    An error of scale is common to all images, so it doesn't get less with their number; images that differ
+    count with the largest. Sampling is half the 95 % interval, which knows how few the fields are.
+    """
+    if not row["n_counted"]:
+        return {}
+    calibration: float | None = 0.0
+    if row["unit"] == "nm":
+        calibration = _largest(images, "calibration_uncertainty")
+    segmentation = _largest(images, "model_diameter_error") if row["measurand"] in _CORE_LENGTHS else None
+    low, high, mean = (row.get(f"mean_corrected{end}") for end in ("_low", "_high", ""))
+    parts = {
+        "calibration": None if calibration is None else 2 * calibration,
+        "sampling": (high - low) / 2 / mean if low is not None and mean else None,
+        "segmentation": None if segmentation is None else 2 * segmentation,
     }
+    known = [part for part in parts.values() if part is not None]
+    unknown = [name for name, part in parts.items() if part is None]
+    return {
+        **{f"relative_uncertainty_{name}": part for name, part in parts.items()},
+        "relative_uncertainty_combined": float(np.sqrt(np.sum(np.square(known)))) if known else None,
+        "uncertainty_note": f"unknown, not in the sum: {', '.join(unknown)}" if unknown else None,
+    }
+
+
+def _verdict(row: dict[str, Any], target: float) -> dict[str, Any]:
+    """Say whether the particles are enough, and how many more images with particles are needed."""
+    low, high, median = (row.get(f"median_corrected{end}") for end in ("_low", "_high", ""))
+    if low is None or not median:
+        return {"target_half_width": target}
+    half, n_fields = (high - low) / 2 / median, row["n_fields_with_particles"]
+    needed = uncertainty.fields_needed(half, n_fields, target)
+    return {
+        "target_half_width": target,
+        "median_half_width": half,
+        "enough_particles": half <= target,
+        "more_images_needed": None
+        if needed is None
+        else uncertainty.images_needed(needed, n_fields, row["n_images_with_particles"]),
+    }
+
+
+def _surface(row: dict[str, Any], images: pd.DataFrame) -> dict[str, Any]:
+    """Give dispersion and metal surface area, or why there are none."""
+    named = sorted(images["metal"].dropna().unique()) if "metal" in images else []
+    metal = named[0] if len(named) == 1 else None
+    if row["measurand"] != "equivalent_diameter" or row["unit"] != "nm":
+        return {"metal": metal}
+    if metal is None:
+        reason = f"the metals differ: {', '.join(named)}" if named else "session.yaml names no metal"
+        return {"metal": None, "metal_note": f"no dispersion: {reason}"}
+    if metal not in METALS:
+        return {"metal": metal, "metal_note": f"no dispersion: {metal} is none of {', '.join(METALS)}"}
+    d32, error = row.get("d32_corrected"), row.get("d32_corrected_standard_error")
+    if d32 is None:
+        return {"metal": metal, "metal_note": "no dispersion: no particle was counted"}
+    surface = {
+        "dispersion": dispersion(METALS[metal], d32),
+        "metal_surface_area_m2_per_g": surface_area_m2_per_g(METALS[metal], d32),
+    }
+    errors = {f"{name}_standard_error": error and value * error / d32 for name, value in surface.items()}
+    over = "over 1: the formula doesn't hold for so small particles" if surface["dispersion"] > 1 else None
+    return {"metal": metal, **surface, **errors, "metal_note": over}

@@ -408,12 +408,12 @@ def _jpeg(picture: np.ndarray, room: int) -> Markup:
     while True:
         for quality in (88, 78, 66):
             stream = io.BytesIO()
-            shown.save(stream, format="JPEG", quality=quality, subsampling=0, optimize=True)
+            shown.save(stream, format="JPEG", quality=quality, subsampling=0)
             if stream.tell() <= room or max(shown.size) <= 256:
                 return _data_uri("image/jpeg", stream.getvalue())
-        shown = shown.resize(
-            (round(0.85 * shown.width), round(0.85 * shown.height)), Image.Resampling.LANCZOS
-        )
+        share = max(0.5, 0.95 * (room / stream.tell()) ** 0.5)
+        size = round(share * shown.width), round(share * shown.height)
+        shown = shown.resize(size, Image.Resampling.LANCZOS)
 
 
 def _svg(figure: Any) -> Markup:

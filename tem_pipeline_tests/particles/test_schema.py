@@ -8,6 +8,7 @@ from tem_pipeline.errors import UserError
 from tem_pipeline.particles.schema import (
     NM_COLUMNS,
     PARTICLE_SCHEMA,
+    SAMPLE_SUMMARY_SCHEMA,
     SIZE_DISTRIBUTION_SCHEMA,
     check_particle_table,
     conform,
@@ -21,7 +22,7 @@ def table() -> pd.DataFrame:
     return particle_table(discs([8, 12, 20]))
 
 
-@pytest.mark.parametrize("schema", [PARTICLE_SCHEMA, SIZE_DISTRIBUTION_SCHEMA])
+@pytest.mark.parametrize("schema", [PARTICLE_SCHEMA, SIZE_DISTRIBUTION_SCHEMA, SAMPLE_SUMMARY_SCHEMA])
 def test_every_column_has_a_unit_that_agrees_with_its_name_and_a_meaning(schema):
     for field in schema:
         unit, description = field.metadata[b"unit"].decode(), field.metadata[b"description"].decode()
@@ -143,7 +144,7 @@ def test_nm_from_an_image_without_calibration_is_refused():
         check_particle_table(table)
 
 
-@pytest.mark.parametrize("schema", [PARTICLE_SCHEMA, SIZE_DISTRIBUTION_SCHEMA])
+@pytest.mark.parametrize("schema", [PARTICLE_SCHEMA, SIZE_DISTRIBUTION_SCHEMA, SAMPLE_SUMMARY_SCHEMA])
 def test_the_data_dictionary_has_a_row_for_each_column(schema):
     lines = data_dictionary(schema).splitlines()
     assert len(lines) == 2 + len(schema)

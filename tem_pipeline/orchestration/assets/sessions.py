@@ -190,7 +190,14 @@ def size_distributions(
     """Count, mean, standard deviation, median and histogram of each measurand."""
     session = context.partition_key
     sample_id = raw_tem_images["sample_id"].iloc[0] if len(raw_tem_images) else session
-    distributions = distribute(particle_table, raw_tem_images, predicted_masks, session, sample_id)
+    distributions = distribute(
+        particle_table,
+        raw_tem_images,
+        predicted_masks,
+        session,
+        sample_id,
+        platform.settings.target_half_width,
+    )
     counted = particle_table[
         ~particle_table["touches_edge"].astype(bool) & (particle_table["image_quality"] == "good")
     ]
@@ -206,9 +213,7 @@ def size_distributions(
     return dg.MaterializeResult(
         value=distributions,
         metadata={
-            "statistics": previews.table(
-                distributions[["measurand", "unit", "n_counted", "mean", "standard_deviation", "median"]]
-            ),
+            "statistics": previews.table(distributions[["measurand", *previews.STATISTICS]]),
             **pictures,
         },
     )
