@@ -42,7 +42,6 @@ def test_the_assets_are_those_of_the_design(definitions: dg.Definitions):
         *(f"training/model_{loss}" for loss in losses),
         "training/loss_comparison",
         "training/champion_model",
-        "analysis/sample_summary",
     }
 
 

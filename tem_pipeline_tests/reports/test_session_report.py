@@ -205,6 +205,7 @@ def test_images_to_be_reviewed_come_first_with_their_reason(tmp_path):
     assert "1 image to be reviewed" in Page(html).text
 
 
+@pytest.mark.slow
 def test_of_two_hundred_images_some_are_shown_all_are_listed_and_the_page_stays_small(tmp_path):
     session = Session(tmp_path, images=200)
     for number in range(40, 80):
