@@ -88,7 +88,8 @@ def report_page(
     """
     listed = _listed_images(manifest, masks, particles)
     shown = _chosen(listed)
-    known = _records(manifest.iloc[:1], _ABOUT)[0] if len(manifest) else dict.fromkeys(_ABOUT)
+    known: dict[str, Any] = dict.fromkeys(_ABOUT)
+    known |= next(iter(_records(manifest.iloc[:1], _ABOUT)), {})
     return _template().render(
         session={
             "id": session_id,

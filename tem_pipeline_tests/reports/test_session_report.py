@@ -35,7 +35,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.addresses += [value for name, value in attrs if name in ("src", "href", "data", "action")]
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "data", "action")]
 
     def handle_data(self, data):
         self.text += data

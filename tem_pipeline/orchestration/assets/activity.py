@@ -6,6 +6,7 @@ import dagster as dg
 import pandas as pd
 
 from tem_pipeline.orchestration import previews
+from tem_pipeline.orchestration.assets.analysis import GROUP
 from tem_pipeline.orchestration.resources import Platform
 from tem_pipeline.particles.activity import read_activity, structure_activity_of, unknown_samples
 from tem_pipeline.reports.figures import figure_png, structure_activity_figure
@@ -25,10 +26,7 @@ SHOWN = [
 
 
 @dg.asset(
-    group_name="analysis",
-    key_prefix="analysis",
-    io_manager_key="tables",
-    kinds={"parquet"},
+    **GROUP,
     deps=[dg.AssetKey(["analysis", "sample_summary"])],
     check_specs=[
         dg.AssetCheckSpec(
