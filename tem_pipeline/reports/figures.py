@@ -342,8 +342,8 @@ def structure_activity_figure(rows: pd.DataFrame) -> Figure:
     Parameters
     ----------
     rows : DataFrame
-        Rows of `STRUCTURE_ACTIVITY_SCHEMA` of one activity; those without correlation show their samples. A line
-        whose slope may be 0 is dotted.
+        Rows of `STRUCTURE_ACTIVITY_SCHEMA` of one activity; those without correlation show their samples.
+        A line whose slope may be 0 is dotted.
 
     Returns
     -------

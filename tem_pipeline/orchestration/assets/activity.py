@@ -1,6 +1,7 @@
 """What samples are together with their measured activity: lake/analysis/structure_activity."""
 
 import re
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -73,4 +74,4 @@ def structure_activity(platform: Platform):
     )
 
 
-ACTIVITY_ASSETS = [structure_activity]
+ACTIVITY_ASSETS: list[Any] = [structure_activity]
