@@ -280,8 +280,8 @@ def test_a_sample_is_its_sessions_fields_together():
 
 
 def test_sessions_that_differ_are_summed_up_and_the_difference_is_said():
-    coarse = session(FIELDS[2:], "b", metal="Pd", calibration="session", pixel_sha256=["1", "0"])
-    parts = [session(FIELDS[:2], "a", pixel_sha256=["0", "2"]), coarse]
+    parts = [session(FIELDS[:2], "a"), session(FIELDS[2:], "b", metal="Pd", calibration="session")]
+    parts[0][1]["pixel_sha256"], parts[1][1]["pixel_sha256"] = ["0", "2"], ["1", "0"]
     row = of(sample_summary(*[pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True)]))
     assert "calibration (a: metadata; b: session)" in row.differences
     assert "1 images stand in several sessions" in row.differences

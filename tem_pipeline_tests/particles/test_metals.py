@@ -5,8 +5,19 @@ from tem_pipeline.particles.metals import METALS, dispersion, surface_area_m2_pe
 
 @pytest.mark.parametrize(
     ("metal", "density"),
-    [("Pt", 21.45), ("Pd", 12.02), ("Rh", 12.41), ("Ir", 22.56), ("Ru", 12.37), ("Ni", 8.91), ("Co", 8.86)]
-    + [("Cu", 8.96), ("Ag", 10.5), ("Au", 19.3), ("Os", 22.59)],
+    [
+        ("Pt", 21.45),
+        ("Pd", 12.02),
+        ("Rh", 12.41),
+        ("Ir", 22.56),
+        ("Ru", 12.37),
+        ("Os", 22.59),
+        ("Ni", 8.91),
+        ("Co", 8.86),
+        ("Cu", 8.96),
+        ("Ag", 10.5),
+        ("Au", 19.3),
+    ],
 )
 def test_lattice_constants_give_the_metals_density(metal, density):
     assert METALS[metal].density_g_per_cm3 == pytest.approx(density, rel=0.01)
