@@ -343,6 +343,7 @@ def structure_activity_figure(rows: pd.DataFrame) -> Figure:
     ----------
     rows : DataFrame
         Rows of `STRUCTURE_ACTIVITY_SCHEMA` of one activity; those without correlation show their samples.
+        A line whose slope may be 0 is dotted.
 
     Returns
     -------
@@ -378,7 +379,11 @@ def structure_activity_figure(rows: pd.DataFrame) -> Figure:
                 axes.set_yticks([])
             continue
         ends = np.array([x.min(), x.max()])
-        axes.plot(ends, row["intercept"] + row["slope"] * ends, color=_CURVE_COLOUR, linewidth=1.5)
+        # Where x is mostly error the line is steep and says nothing: it must not push the points together.
+        axes.set_ylim(axes.get_ylim())
+        sure = row["slope_low"] > 0 or row["slope_high"] < 0
+        look = {"color": _CURVE_COLOUR} if sure else {"color": "0.6", "linestyle": ":"}
+        axes.plot(ends, row["intercept"] + row["slope"] * ends, linewidth=1.5, **look)
         r, low, high, p = (row[f"pearson{end}"] for end in ("", "_low", "_high", "_p_corrected"))
         axes.set_title(f"r = {r:.2f} ({low:.2f} … {high:.2f}), p = {p:.2g}", fontsize=9)
     conditions = rows["conditions"].iloc[0]

@@ -39,6 +39,15 @@ _STATISTIC_NAMES = {
     "d32": "D[3,2], surface-weighted mean",
     "d43": "D[4,3], volume-weighted mean",
 }
+_ABOUT = (
+    "session_name",
+    "sample_id",
+    "session_fingerprint",
+    "operator",
+    "microscope",
+    "voltage_kv",
+    "metal",
+)
 _MODES = {"bright_field": "bright field", "haadf": "HAADF"}
 _CALIBRATIONS = {
     "metadata": "from the files' metadata",
@@ -79,14 +88,15 @@ def report_page(
     """
     listed = _listed_images(manifest, masks, particles)
     shown = _chosen(listed)
-    first = manifest.iloc[0] if len(manifest) else pd.Series(dtype=object)
+    known: dict[str, Any] = dict.fromkeys(_ABOUT)
+    known |= next(iter(_records(manifest.iloc[:1], _ABOUT)), {})
     return _template().render(
         session={
             "id": session_id,
-            "name": first.get("session_name") or session_id,
-            "sample": first.get("sample_id"),
-            **{name: _or_none(first.get(name)) for name in ("operator", "microscope", "voltage_kv", "metal")},
-            "fingerprint": first.get("session_fingerprint"),
+            "name": known.pop("session_name") or session_id,
+            "sample": known.pop("sample_id"),
+            "fingerprint": known.pop("session_fingerprint"),
+            **known,
         },
         counts=_counts(manifest, masks, particles),
         blocks=list(_blocks(distributions, particles)),
@@ -399,12 +409,12 @@ def _jpeg(picture: np.ndarray, room: int) -> Markup:
     while True:
         for quality in (88, 78, 66):
             stream = io.BytesIO()
-            shown.save(stream, format="JPEG", quality=quality, subsampling=0, optimize=True)
+            shown.save(stream, format="JPEG", quality=quality, subsampling=0)
             if stream.tell() <= room or max(shown.size) <= 256:
                 return _data_uri("image/jpeg", stream.getvalue())
-        shown = shown.resize(
-            (round(0.85 * shown.width), round(0.85 * shown.height)), Image.Resampling.LANCZOS
-        )
+        share = max(0.5, 0.95 * (room / stream.tell()) ** 0.5)
+        size = round(share * shown.width), round(share * shown.height)
+        shown = shown.resize(size, Image.Resampling.LANCZOS)
 
 
 def _svg(figure: Any) -> Markup:

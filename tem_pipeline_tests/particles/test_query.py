@@ -36,7 +36,7 @@ def lake(tmp_path):
 
 def test_every_asset_is_a_view_of_its_name(lake):
     names = run_query(lake, "SHOW TABLES")["name"].to_pylist()
-    assert names == ["particle_table", "sample_summary", "size_distributions"]
+    assert names == ["particle_table", "sample_summary", "size_distributions", "structure_activity"]
     assert run_query(lake, "SELECT n FROM sample_summary").to_pylist() == [{"n": 6}]
 
 
