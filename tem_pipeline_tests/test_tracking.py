@@ -81,6 +81,8 @@ def test_a_training_is_logged_with_metrics_an_epoch_and_both_forms_of_the_model(
     folder = tracking.fetch_version(store, versions[0])
     names = {path.name for path in (folder / read_card(folder).weights).iterdir()}
     assert names == {"model.keras", "model.xml", "model.bin"}
+    assert read_card(folder).diameter_error == 0.013
+    assert run.data.metrics["best_val_diameter_error"] == 0.013
     mlflow.set_tracking_uri(store.uri)
     reloaded = mlflow.keras.load_model(f"models:/{tracking.REGISTERED_MODEL}/{versions[0]}")  # type: ignore[attr-defined]
     assert reloaded.count_params() > 0

@@ -18,6 +18,7 @@ LARGEST_FOREGROUND = 0.8
 LARGEST_RIM = 0.5
 LEAST_CONFIDENCE = 0.7
 _FEWEST_RIM_PIXELS = 20
+_MEAN_COSINE = 0.855
 
 
 def _described(name: str, kind: pa.DataType, unit: str, description: str) -> pa.Field:
@@ -162,9 +163,10 @@ def rim_width_px(image: np.ndarray, labels: np.ndarray, diameter_px: float) -> f
     """Measure how wide the cores' rims are: contrast across them over the slope in them.
 
     Along rows and columns, at every pixel where a core meets the background: the difference of intensity
-    from half a diameter inside to half a diameter outside, and from one pixel inside to one outside, each
-    averaged over all rims, so that noise averages out. A round core's rim is met at all angles, whence π/4.
-    Sharp images of spheres have rims of 0.1 to 0.35 of the diameter; the ramp of a full blur has 1.
+    from half a diameter inside to half a diameter outside, and from the second pixel inside to the second
+    outside, each averaged over all rims, so that noise averages out. A round core's rim is met at angles up
+    to 60°, beyond which half a diameter inside isn't the core; the mean cosine over them is 0.855. Sharp
+    images of spheres have rims of 0.1 to 0.4 of the diameter; the ramp of a full blur has 1.
 
     Parameters
     ----------
@@ -197,7 +199,7 @@ def rim_width_px(image: np.ndarray, labels: np.ndarray, diameter_px: float) -> f
             count += len(row)
     if count < _FEWEST_RIM_PIXELS or near * far <= 0:
         return None
-    return 3 * np.pi / 4 * far / near
+    return 3 * _MEAN_COSINE * far / near
 
 
 def predict_session_masks(

@@ -34,7 +34,9 @@ class Laboratory:
         }
         return {**os.environ, **roots}
 
-    def run(self, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: object, timeout_s: float = 1200, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run `tem-pipeline` as a user would, from another working directory."""
         return subprocess.run(
             [sys.executable, "-m", "tem_pipeline.cli", *map(str, arguments)],
@@ -42,12 +44,12 @@ class Laboratory:
             text=True,
             cwd=self.root,
             env={**self.environment, **environment},
-            timeout=1200,
+            timeout=timeout_s,
         )
 
-    def succeed(self, *arguments: object) -> str:
+    def succeed(self, *arguments: object, timeout_s: float = 1200) -> str:
         """Run `tem-pipeline`; it must end well. Gives what it printed."""
-        done = self.run(*arguments)
+        done = self.run(*arguments, timeout_s=timeout_s)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout
 

@@ -22,8 +22,15 @@ def particle_table(
     image_quality: str = "good",
     session_id: str = "20261122",
     field_id: str | None = None,
+    shell_labels: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    table = measure_particles(labels, np.full(labels.shape, 100.0), np.full(labels.shape, 0.9), pixel_size_nm)
+    table = measure_particles(
+        labels,
+        np.full(labels.shape, 100.0),
+        np.full(labels.shape, 0.9),
+        pixel_size_nm,
+        shell_labels=shell_labels,
+    )
     provenance = {
         "particle_id": [f"{session_id}/{image_id}/{label}" for label in table.label],
         "session_id": session_id,

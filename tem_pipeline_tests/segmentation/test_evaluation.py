@@ -1,10 +1,18 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tem_pipeline.annotation.datasets import AnnotatedImage
-from tem_pipeline.segmentation.evaluation import evaluate_model, is_better, summarise_evaluation, unseen
+from tem_pipeline.segmentation.evaluation import (
+    diameter_uncertainty,
+    evaluate_model,
+    is_better,
+    mean_diameter_error,
+    summarise_evaluation,
+    unseen,
+)
 from tem_pipeline.segmentation.inference import ModelCard, SegmentationModel
 
 CARD = ModelCard("m", "1", "dice", "ds_unet", 16, ("background", "core"), "w")
@@ -68,3 +76,35 @@ def test_images_that_either_was_trained_on_do_not_decide():
     verdict = is_better(model(), model(0.3, training_images=all_of_them), IMAGES)
     assert verdict["promote"] is False
     assert "can't be compared" in verdict["reason"]
+
+
+def discs(*discs: tuple[float, float, float], shape: tuple[int, int] = (80, 120)) -> np.ndarray:
+    y, x = np.indices(shape)
+    masks = [np.hypot(y - row, x - column) <= diameter / 2 for row, column, diameter in discs]
+    return np.logical_or.reduce(masks)
+
+
+def test_the_diameter_error_is_signed_and_over_matched_whole_cores():
+    truth = discs((30.3, 30.2, 20), (30.3, 70.2, 20), (0, 100, 30), (60.3, 20.2, 12))
+    found = discs((30.3, 30.2, 22), (30.3, 70.2, 21), (0, 100, 20), (60.3, 100.2, 12))
+    assert mean_diameter_error(truth, found) == pytest.approx((0.1 + 0.05) / 2, abs=0.01)
+    assert mean_diameter_error(found, truth) == pytest.approx(-(0.1 + 0.05) / 2, abs=0.01)
+    assert mean_diameter_error(truth, truth) == 0
+    assert np.isnan(mean_diameter_error(truth, np.zeros_like(truth)))
+
+
+def test_the_models_uncertainty_holds_bias_and_scatter_and_leaves_empty_images_out():
+    evaluated = pd.DataFrame({"diameter_error": [0.03, -0.01, np.nan]})
+    assert diameter_uncertainty(evaluated) == pytest.approx(np.sqrt((0.03**2 + 0.01**2) / 2))
+    assert diameter_uncertainty(evaluated[2:]) is None
+
+
+def test_a_model_that_draws_cores_too_large_is_found_out():
+    core = discs((20.3, 30.2, 20), (50.3, 60.2, 24))
+    pixels = np.where(core, -3.0, np.where(discs((20.3, 30.2, 23), (50.3, 60.2, 27)), -0.9, 1.0))
+    annotated = AnnotatedImage(
+        "n", pixels.astype(np.float32), core.astype(np.uint8), ("background", "core"), "g", "p", "m"
+    )
+    right, large = (evaluate_model(model(shift), [annotated]) for shift in (0.0, 0.3))
+    assert diameter_uncertainty(right) == 0
+    assert diameter_uncertainty(large) == pytest.approx((3 / 20 + 3 / 24) / 2, abs=0.02)

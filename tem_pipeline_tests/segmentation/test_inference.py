@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,36 @@ def test_a_model_with_shells_gives_labels_of_whole_particles():
     assert found.shell_labels is not None
     assert (found.labels > 0).sum() == 12 * 12
     assert (found.shell_labels > 0).sum() == 24 * 24
+
+
+def test_touching_cores_and_shells_are_cut_apart_and_the_cores_flagged():
+    def nested(tile: np.ndarray) -> np.ndarray:
+        core, shell = tile < -3, tile < -1
+        return np.stack([~shell, shell & ~core, core], axis=-1).astype(np.float32)
+
+    y, x = np.mgrid[:128, :160]
+    image = np.zeros(y.shape)
+    for radius, value in ((28, -40), (11, -100)):
+        for centre in (
+            ((60.3, 50.2), (60.3, 100.2), (60.3, 70.2)) if radius == 11 else ((60.3, 50.2), (60.3, 100.2))
+        ):
+            image[np.hypot(y - centre[0], x - centre[1]) < radius] = value
+    card = replace(CARD, classes=("background", "shell", "core"))
+    found = segment_micrograph(image, SegmentationModel(card, nested), "bright_field")
+    assert found.labels.max() == 3
+    assert len(found.split_labels) == 2
+    assert set(found.labels[60, [50, 70]]) == set(found.split_labels)
+    assert found.shell_labels is not None
+    assert found.shell_labels.max() == 2
+
+
+def test_a_card_from_before_diameter_errors_can_be_read(tmp_path: Path):
+    write_card(tmp_path, replace(CARD, diameter_error=0.01))
+    assert read_card(tmp_path).diameter_error == 0.01
+    content = json.loads((tmp_path / CARD_FILE).read_text())
+    del content["diameter_error"]
+    (tmp_path / CARD_FILE).write_text(json.dumps(content))
+    assert read_card(tmp_path).diameter_error is None
 
 
 def test_a_card_comes_back_as_it_was_written(tmp_path: Path):

@@ -4,7 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from tem_pipeline.segmentation.metrics import SCORES, bootstrap_intervals, confusion_counts, scores
+from tem_pipeline.segmentation.metrics import (
+    SCORES,
+    bootstrap_intervals,
+    confusion_counts,
+    match_instances,
+    scores,
+)
 
 masks = array_shapes(min_dims=2, max_dims=2, max_side=12).flatmap(
     lambda shape: st.tuples(arrays(bool, shape), arrays(bool, shape))
@@ -110,3 +116,20 @@ def test_equal_sources_leave_no_spread_and_one_source_gives_no_interval():
     table = [(9, 1, 2, 50)] * 5
     assert bootstrap_intervals(table)["dice"] == pytest.approx((18 / 21, 18 / 21))
     assert np.isnan(bootstrap_intervals(table[:1])["dice"]).all()
+
+
+def test_particles_are_paired_where_they_overlap_by_more_than_half():
+    truth, found = np.zeros((10, 40), np.uint16), np.zeros((10, 40), np.uint16)
+    truth[2:8, 2:8], found[2:8, 3:8] = 3, 1
+    truth[2:8, 12:20], found[2:8, 12:16], found[2:8, 16:20] = 1, 2, 4
+    truth[2:8, 30:36], found[2:8, 33:39] = 2, 5
+    assert match_instances(truth, found).tolist() == [[3, 1]]
+    assert match_instances(found, truth).tolist() == [[1, 3]]
+    assert match_instances(truth, truth)[:, 0].tolist() == [1, 2, 3]
+    assert match_instances(truth, np.zeros_like(found)).shape == (0, 2)
+
+
+@pytest.mark.parametrize(("side", "least_iou"), [(4, 0.5), (5, 0.4)])
+def test_what_cannot_be_matched_uniquely_is_refused(side, least_iou):
+    with pytest.raises(ValueError, match="not defined"):
+        match_instances(np.zeros((5, 5), int), np.zeros((side, side), int), least_iou)

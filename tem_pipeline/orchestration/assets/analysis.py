@@ -47,4 +47,4 @@ def sample_summary(platform: Platform):
     )
 
 
-ANALYSIS_ASSETS = [sample_summary]
+ANALYSIS_ASSETS: list[Any] = [sample_summary]
