@@ -51,7 +51,7 @@ dev: $(VENV)/runtime.stamp ## set up and start Dagster's UI and daemon and MLflo
 	dagster dev -w workspace.yaml --host 127.0.0.1 --port $(DAGSTER_PORT); wait
 
 test: $(VENV)/dev.stamp ## set up and run the tests
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/dev.stamp ## the long proofs too
 	@$(BIN)/python -m pytest -q --timeout 3600

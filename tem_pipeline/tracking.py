@@ -64,8 +64,7 @@ def _client(store: ModelStore) -> Iterator[Any]:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        mlflow.set_tracking_uri(store.uri)
-        mlflow.set_registry_uri(store.uri)
+        _point_at(store)
         client = mlflow.MlflowClient(store.uri, store.uri)
         if database := _embedded_database(store):
             _initialise(client, store, database.parent)
@@ -75,6 +74,22 @@ def _client(store: ModelStore) -> Iterator[Any]:
         raise UserError(
             f"MLflow store {store.uri}: {reason}; check that it is running and reachable"
         ) from error
+
+
+def _point_at(store: ModelStore) -> None:
+    """Name the store to MLflow's functions that take none, but leave the environment as it is.
+
+    MLflow writes the address there too, for processes to come; our settings would take it for a person's.
+    """
+    import mlflow
+
+    before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
+    mlflow.set_tracking_uri(store.uri)
+    mlflow.set_registry_uri(store.uri)
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
 
 
 def _knock(store: ModelStore) -> None:

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,7 +68,16 @@ def versions(
     return registered
 
 
-def test_a_training_is_logged_with_metrics_an_epoch_and_both_forms_of_the_model(versions, store):
+def test_naming_a_store_to_mlflow_leaves_the_environment_to_the_person(store, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracking.champion_version(store)
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    tracking.champion_version(store)
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:1"
+
+
+def test_a_training_is_logged_with_metrics_an_epoch_and_both_forms_of_the_model(versions, store, monkeypatch):
     import mlflow
 
     client = mlflow.MlflowClient(store.uri)
@@ -83,6 +93,7 @@ def test_a_training_is_logged_with_metrics_an_epoch_and_both_forms_of_the_model(
     assert names == {"model.keras", "model.xml", "model.bin"}
     assert read_card(folder).diameter_error == 0.013
     assert run.data.metrics["best_val_diameter_error"] == 0.013
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     mlflow.set_tracking_uri(store.uri)
     reloaded = mlflow.keras.load_model(f"models:/{tracking.REGISTERED_MODEL}/{versions[0]}")  # type: ignore[attr-defined]
     assert reloaded.count_params() > 0

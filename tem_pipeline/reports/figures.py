@@ -20,8 +20,6 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 from scipy import stats
 
-from tem_pipeline.particles.distributions import histogram_edges
-
 # Bright enough to stand on a grey micrograph, and told apart by colour-blind readers.
 COUNTED_COLOUR, EDGE_COLOUR, SHELL_COLOUR = "#00F0A0", "#FF8C1A", "#6FC3FF"
 # Okabe and Ito's palette.
@@ -139,70 +137,6 @@ def overlay_png(
         max_px = int(max_px * 0.85)
 
 
-def histogram_figure(
-    values: np.ndarray,
-    unit: str,
-    measurand: str,
-    edges: np.ndarray | None = None,
-    title: str | None = None,
-) -> Figure:
-    """Draw a size histogram as in figure 5 of Liu et al. 2021, with the normal curve of its mean and sd.
-
-    Parameters
-    ----------
-    values : ndarray, (n,)
-        Sizes of the counted particles; may be empty.
-    unit : str
-        "nm" or "px".
-    measurand : str
-        For instance "equivalent_diameter".
-    edges : ndarray, optional
-        Edges of the bins; by default `particles.distributions.histogram_edges`.
-    title : str, optional
-        First line of the title, for instance the session's name.
-
-    Returns
-    -------
-    Figure
-    """
-    values = np.asarray(values, dtype=float)
-    name = measurand.replace("_", " ")
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(f"{name} ({unit})")
-    axes.set_ylabel("number of particles")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    heading = f"{title}\n" if title else ""
-    if not len(values):
-        axes.set_title(f"{heading}no counted particles")
-        axes.text(0.5, 0.5, "no counted particles", transform=axes.transAxes, ha="center", color="0.5")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        return figure
-
-    edges = histogram_edges(values) if edges is None else np.asarray(edges, dtype=float)
-    counts, _ = np.histogram(values, edges)
-    axes.bar(
-        edges[:-1], counts, np.diff(edges), align="edge", color=_BAR_COLOUR, edgecolor="white", linewidth=0.8
-    )
-    mean = values.mean()
-    if len(values) > 1 and (sd := values.std(ddof=1)) > 0:
-        x = np.linspace(min(edges[0], mean - 3.5 * sd), max(edges[-1], mean + 3.5 * sd), 400)
-        density = np.exp(-(((x - mean) / sd) ** 2) / 2) / (sd * np.sqrt(2 * np.pi))
-        width = float(np.mean(np.diff(edges)))
-        axes.plot(x, len(values) * width * density, color=_CURVE_COLOUR, linewidth=1.8, label="normal curve")
-        axes.legend(frameon=False)
-        margin = 0.02 * (x[-1] - x[0])
-        axes.set_xlim(max(0, x[0] - margin), x[-1] + margin)
-        digits = _digits(sd)
-        summary = f"{mean:.{digits}f} ± {sd:.{digits}f} {unit} (mean ± sd)"
-    else:
-        summary = f"{mean:.4g} {unit}"
-    axes.set_title(f"{heading}{name}: {summary}, N = {len(values)}", fontsize=11)
-    return figure
-
-
 def loss_comparison_figure(
     images: Sequence[np.ndarray],
     truths: Sequence[np.ndarray],
@@ -256,6 +190,8 @@ def loss_comparison_figure(
 def distribution_figure(row: Mapping[str, Any]) -> Figure:
     """Draw a row of `size_distributions`: its histogram, both fits and the interval of its median.
 
+    The histograms of diameter and of perimeter are figure 5 of Liu et al. 2021.
+
     Parameters
     ----------
     row : mapping
@@ -273,6 +209,9 @@ def distribution_figure(row: Mapping[str, Any]) -> Figure:
     axes.set_ylabel("particles")
     axes.spines[["top", "right"]].set_visible(False)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    if not len(counts):
+        axes.text(0.5, 0.5, "no counted particles", transform=axes.transAxes, ha="center", color="0.5")
+        return figure
     axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color="#BBD9EC", edgecolor="white")
     reach = edges[-1] - edges[0]
     x = np.linspace(max(edges[0] - 0.25 * reach, reach / 1000), edges[-1] + 0.25 * reach, 400)
@@ -447,11 +386,6 @@ def _palette(levels: int) -> Image.Image:
 def _bytes(colour: str) -> tuple[int, int, int]:
     red, green, blue = (round(255 * part) for part in to_rgb(colour))
     return red, green, blue
-
-
-def _digits(sd: float) -> int:
-    """Decimals that show a standard deviation to two figures."""
-    return int(np.clip(1 - np.floor(np.log10(sd)), 0, 6))
 
 
 def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

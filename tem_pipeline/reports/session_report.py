@@ -17,7 +17,12 @@ from markupsafe import Markup
 from PIL import Image
 
 from tem_pipeline import __version__
-from tem_pipeline.particles.schema import FIT_PARAMETERS, INTERVAL_STATISTICS, STATISTICS
+from tem_pipeline.particles.schema import (
+    FIT_PARAMETERS,
+    INTERVAL_STATISTICS,
+    SIZE_DISTRIBUTION_SCHEMA,
+    STATISTICS,
+)
 from tem_pipeline.reports.figures import distribution_figure, fields_figure, figure_svg, overlay
 from tem_pipeline.storage import AnyPath, write_bytes
 
@@ -216,7 +221,8 @@ def _counts(manifest: pd.DataFrame, masks: pd.DataFrame, particles: pd.DataFrame
 
 
 def _rows(distributions: pd.DataFrame) -> list[dict[str, Any]]:
-    return _records(distributions, list(distributions.columns))
+    """Give the rows with every column of today; tables of earlier versions lack some."""
+    return _records(distributions, SIZE_DISTRIBUTION_SCHEMA.names)
 
 
 def _blocks(distributions: pd.DataFrame, particles: pd.DataFrame) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from tem_pipeline.micrographs.simulation import Population, simulate_session
 from tem_pipeline.particles.schema import PARTICLE_SCHEMA
 from tem_pipeline_tests.end_to_end.conftest import Laboratory
 
@@ -120,19 +121,18 @@ def test_a_folder_of_the_same_name_elsewhere_is_refused(laboratory, session, tmp
     assert "same name" in done.stderr
 
 
-def test_an_image_without_particles_counts_as_an_image(laboratory, tmp_path):
-    folder = tmp_path / "nothing_there"
-    folder.mkdir()
-    noise = np.random.default_rng(0).normal(1000, 10, (256, 256)).astype(np.float32)
-    tifffile.imwrite(
-        folder / "empty_field.tif", noise, imagej=True, resolution=(10, 10), metadata={"unit": "nm"}
-    )
+def test_a_field_of_bare_film_is_one_image_and_nothing_fails(laboratory, tmp_path):
+    simulate_session(tmp_path / "out", images=1, size=256, population=Population(coverage=(0, 0)))
+    folder = (tmp_path / "out/session").rename(tmp_path / "bare_film")
     laboratory.succeed("process", folder)
-    assert table(laboratory, "raw_tem_images", "nothing_there").query("status == 'ok'").shape[0] == 1
-    statistics = table(laboratory, "size_distributions", "nothing_there").set_index("measurand")
-    assert statistics.loc["equivalent_diameter", "n_images"] == 1
-    found = table(laboratory, "particle_table", "nothing_there")
-    assert len(found) == statistics.loc["equivalent_diameter", ["n_counted", "n_excluded_edge"]].sum()
+    assert table(laboratory, "raw_tem_images", "bare_film").query("status == 'ok'").shape[0] == 1
+    statistics = table(laboratory, "size_distributions", "bare_film").set_index("measurand")
+    # What a network of one minute's training takes for cores there may make it an image to be reviewed.
+    row = statistics.loc["equivalent_diameter"]
+    assert row["n_images"] + row["n_review_images"] == 1
+    found = table(laboratory, "particle_table", "bare_film")
+    good = found[found["image_quality"] == "good"]
+    assert len(good) == row["n_counted"] + row["n_excluded_edge"]
 
 
 def test_no_number_in_nm_comes_from_an_uncalibrated_image(laboratory, session, tmp_path):

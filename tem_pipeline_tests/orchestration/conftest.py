@@ -34,7 +34,8 @@ def platform(tmp_path: Path) -> Platform:
 
 
 @pytest.fixture
-def definitions(platform: Platform) -> dg.Definitions:
+def definitions(platform: Platform, instance: dg.DagsterInstance) -> dg.Definitions:
+    # Dagster resolves definitions by the instance that this process opened last: it must be a living one.
     return definitions_of(platform)
 
 

@@ -6,11 +6,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tem_pipeline.particles.distributions import sample_summary
 from tem_pipeline.particles.query import run_query
 from tem_pipeline.particles.schema import PARTICLE_SCHEMA, SCHEMA_VERSION, conform
 from tem_pipeline.settings import PROJECT_ROOT
 from tem_pipeline.storage import write_table
-from tem_pipeline_tests.particles.tables import discs, particle_table
+from tem_pipeline_tests.particles.tables import discs, manifest_row, particle_table
 from tem_pipeline_tests.particles.versions import VERSION_1_COLUMNS, VERSION_1_SCHEMA
 
 TEXT = (PROJECT_ROOT / "docs/query.md").read_text(encoding="utf-8")
@@ -106,3 +107,21 @@ def test_each_file_says_which_schema_it_has(lake):
     }
     assert versions["session=2026-11-22"] == "1"
     assert versions["session=20261122"] == SCHEMA_VERSION != "1"
+
+
+def test_a_sample_is_summed_up_over_sessions_of_both_versions():
+    labels = discs([8.0, 12.0])
+    new = conform(particle_table(labels, session_id="new"), PARTICLE_SCHEMA)
+    old = conform(particle_table(labels, session_id="old"), PARTICLE_SCHEMA)
+    old = old.select(VERSION_1_COLUMNS).cast(VERSION_1_SCHEMA)
+    sessions = ["new", "old"]
+    manifest = pd.DataFrame(
+        [{**manifest_row("image_0", labels), "session_id": key, "sample_id": "Pt-3"} for key in sessions]
+    )
+    quality = pd.DataFrame(
+        [{"session_id": key, "image_id": "image_0", "image_quality": "good"} for key in sessions]
+    )
+    particles = pd.concat([new.to_pandas(), old.to_pandas()], ignore_index=True)
+    summary = sample_summary(particles, manifest, quality).set_index("measurand")
+    assert summary.loc["equivalent_diameter", "n_counted"] == 4
+    assert summary.loc["equivalent_diameter", "mean"] == pytest.approx(1.0, rel=0.03)

@@ -59,6 +59,28 @@ VERSION_1_COLUMNS = [
     "was_split",
     "edge_weight",
 ]
+VERSION_1_STATISTICS = [
+    "session_id",
+    "sample_id",
+    "measurand",
+    "unit",
+    "n_images",
+    "n_images_with_particles",
+    "n_fields",
+    "n_counted",
+    "n_excluded_edge",
+    "n_review_images",
+    "imaged_area_um2",
+    "particles_per_um2",
+    "mean",
+    "standard_deviation",
+    "median",
+    "minimum",
+    "maximum",
+    "histogram_edges",
+    "histogram_counts",
+    "calibration_note",
+]
 VERSION_1_SCHEMA = pa.schema(
     [PARTICLE_SCHEMA.field(name) for name in VERSION_1_COLUMNS], metadata={"schema_version": "1"}
 )

@@ -18,6 +18,7 @@ from tem_pipeline.reports.session_report import MOST_OVERLAYS, report_page, writ
 from tem_pipeline.segmentation.masks import MASK_SCHEMA
 from tem_pipeline.storage import encode_tiff, write_content
 from tem_pipeline_tests.particles.tables import discs
+from tem_pipeline_tests.particles.versions import VERSION_1_COLUMNS, VERSION_1_STATISTICS
 
 EVIL = '"><img src=x onerror=alert(1)>\u202etif.exe'
 NOW = datetime(2026, 11, 22, 8, 0, tzinfo=UTC)
@@ -120,11 +121,15 @@ class Session:
     def review(self, number: int, reason: str) -> None:
         self.masks.loc[number, ["image_quality", "image_quality_reason"]] = ["review", reason]
 
-    def html(self) -> str:
+    def html(self, of_version_1: bool = False) -> str:
         measured = measure_session(self.manifest, self.root, self.masks, self.root)
         particles = conform(measured, PARTICLE_SCHEMA).to_pandas()
         rows = size_distributions(particles, self.manifest, self.masks, "s", "Pt-3")
         distributions = conform(rows, SIZE_DISTRIBUTION_SCHEMA).to_pandas()
+        if of_version_1:
+            particles = particles[VERSION_1_COLUMNS]
+            distributions = distributions[VERSION_1_STATISTICS]
+            self.masks = self.masks.drop(columns=["split_labels", "model_diameter_error"])
         return report_page(
             self.manifest, self.root, self.masks, self.root, particles, distributions, "s", made_at=NOW
         )
@@ -301,6 +306,12 @@ def test_a_session_without_any_file_is_a_page(tmp_path):
     session = Session(tmp_path)
     session.manifest, session.masks = session.manifest.iloc[:0], session.masks.iloc[:0]
     assert "The session holds no image" in Page(session.html()).text
+
+
+def test_tables_of_schema_version_1_make_a_page_too(tmp_path):
+    text = Page(Session(tmp_path).html(of_version_1=True)).text
+    assert "Equivalent diameters of the 12 counted particles" in text
+    assert "can’t be said" in text
 
 
 def test_the_same_session_gives_the_same_page(tmp_path):

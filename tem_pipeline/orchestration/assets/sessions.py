@@ -17,7 +17,7 @@ from tem_pipeline.orchestration.resources import Platform, SessionLock, session_
 from tem_pipeline.particles.distributions import size_distributions as distribute
 from tem_pipeline.particles.schema import check_particle_table
 from tem_pipeline.particles.table import measure_session
-from tem_pipeline.reports.figures import figure_png, histogram_figure, overlay_png
+from tem_pipeline.reports.figures import distribution_figure, figure_png, overlay_png
 from tem_pipeline.reports.session_report import report_page, write_report
 from tem_pipeline.segmentation.inference import Segmentation, load_model
 from tem_pipeline.segmentation.masks import predict_session_masks
@@ -194,18 +194,11 @@ def size_distributions(
         sample_id,
         platform.settings.target_half_width,
     )
-    counted = particle_table[
-        ~particle_table["touches_edge"].astype(bool) & (particle_table["image_quality"] == "good")
-    ]
-    pictures = {}
-    for measurand in ("equivalent_diameter", "perimeter"):
-        for unit in ("nm", "px"):
-            values = counted[f"{measurand}_{unit}"].dropna()
-            if len(values):
-                pictures[f"histogram of {measurand}"] = previews.picture(
-                    figure_png(histogram_figure(values.to_numpy(float), unit, measurand), dpi=70)
-                )
-                break
+    pictures = {
+        f"{row['measurand']} ({row['unit']})": previews.picture(figure_png(distribution_figure(row), dpi=70))
+        for row in distributions.to_dict("records")
+        if row["measurand"] in ("equivalent_diameter", "perimeter") and row["n_counted"]
+    }
     return dg.MaterializeResult(
         value=distributions,
         metadata={
