@@ -228,6 +228,28 @@ def test_an_empty_image_changes_no_fit_interval_or_verdict_and_repeating_only_co
     assert repeated.mean_standard_error < before.mean_standard_error
 
 
+@settings(max_examples=10)
+@given(
+    st.lists(st.lists(st.floats(6, 24), min_size=1, max_size=4), min_size=1, max_size=4),
+    st.integers(0, 4),
+    st.integers(1, 3),
+)
+def test_images_without_particles_change_counts_area_and_density_whatever_the_others_hold(
+    fields, place, empty
+):
+    before = of(size_distributions(*session(fields), "s", "p"))
+    place = min(place, len(fields))
+    after = of(size_distributions(*session([*fields[:place], *[[]] * empty, *fields[place:]]), "s", "p"))
+    assert differing(before, after) <= {
+        "n_images",
+        "n_fields",
+        "imaged_area_um2",
+        "particles_per_um2",
+        "particles_per_um2_standard_error",
+    }
+    assert after.n_images == before.n_images + empty
+
+
 def test_the_budget_lists_what_is_known_and_names_what_is_not():
     particles, manifest, quality = session(FIELDS, calibration_uncertainty=0.02)
     row = of(size_distributions(particles, manifest, quality, "s", "p"))
