@@ -51,6 +51,9 @@ class Daemon:
             "TEM_THREADS": "1",
             **settings,
         }
+        # Two processes that open a new home for the first time at once both stamp its databases.
+        with dg.DagsterInstance.from_config(str(self.home)):
+            pass
         self.process: subprocess.Popen | None = None
         self.groups: list[int] = []
 
