@@ -45,8 +45,10 @@ def ten_thousand_session_folders() -> list[Measurement]:
             if tick == TICKS // 5:
                 memory_before = memory_mib()
         growth = memory_mib() - memory_before
+        with patch.object(arrivals.observe, "__defaults__", (1e-9,)):
+            due = [_tick(instance, platform)[0] for _ in range(5)]
         with patch.object(arrivals.observe, "__defaults__", (0.0,)):
-            thorough = [_tick(instance, platform)[0] for _ in range(5)]
+            every = [_tick(instance, platform)[0] for _ in range(5)]
         pages = _overviews(instance, platform)
     load_settings.cache_clear()
     return [
@@ -57,8 +59,9 @@ def ten_thousand_session_folders() -> list[Measurement]:
         Measurement(f"nothing new: median of {TICKS} ticks", median(nothing_new), "s", 2.0),
         Measurement(f"nothing new: longest of {TICKS} ticks", max(nothing_new), "s", 2.0),
         Measurement(f"nothing new: processor time, median of {TICKS} ticks", median(processor), "s"),
-        Measurement("nothing new, every file looked at: median of 5 ticks", median(thorough), "s", 2.0),
-        Measurement("nothing new, every file looked at: longest of 5 ticks", max(thorough), "s", 2.0),
+        Measurement("nothing new, all sessions due: median of 5 ticks", median(due), "s", 2.0),
+        Measurement("nothing new, all sessions due: longest of 5 ticks", max(due), "s", 2.0),
+        Measurement("every file looked at, as at night: median of 5", median(every), "s", TIME_LIMIT_S),
         Measurement(f"growth of memory over the last {TICKS * 4 // 5} ticks", growth, "MiB", 10.0),
         Measurement("page of states: longest tick until it stands", max(pages[:-1]), "s", TIME_LIMIT_S),
         Measurement("page of states, nothing new", pages[-1], "s"),

@@ -249,6 +249,24 @@ def test_a_full_run_that_crashed_after_its_manifest_is_asked_for_again(
 # --- how often files are looked at --------------------------------------------------------------------------
 
 
+def test_sessions_that_are_due_take_turns_in_being_looked_at_by_their_files(
+    tick, run, incoming, files, monkeypatch
+):
+    for name in ("a", "b", "c"):
+        deliver(files[:1], incoming / name)
+    for request in tick():
+        assert run(request)
+    assert tick() == []
+    monkeypatch.setattr(arrivals, "THOROUGH_LOOKS_A_TICK", 1)
+    later = time.time() + arrivals.THOROUGH_LOOK_S + 1
+    monkeypatch.setattr(arrivals.time, "time", lambda: later)
+    looks: list[str] = []
+    monkeypatch.setattr(arrivals, "look_at", lambda folder: looks.append(folder.name) or look_at(folder))
+    for expected in (["a"], ["a", "b"], ["a", "b", "c"], ["a", "b", "c"]):
+        assert tick() == []
+        assert looks == expected
+
+
 def test_a_session_that_is_done_is_looked_at_by_its_folders_and_now_and_then_by_its_files(
     tick, run, incoming, files, monkeypatch
 ):
