@@ -147,7 +147,7 @@ def train_network(
         raise UserError("training needs at least one training image and one validation image: annotate more")
     started = time.monotonic()
     keras.utils.set_random_seed(seed)
-    model = _with_fused_normalisation(NETWORKS[network](profile.base_width, len(classes)))
+    model = with_fused_normalisation(NETWORKS[network](profile.base_width, len(classes)))
     if initial_weights is not None:
         _start_from(model, initial_weights)
     pixel_counts = np.bincount(class_maps.ravel(), minlength=len(classes))
@@ -190,7 +190,7 @@ def train_network(
     return TrainedNetwork(finished, pd.DataFrame(history), best["epoch"], time.monotonic() - started)
 
 
-def _with_fused_normalisation(model: "keras.Model") -> "keras.Model":
+def with_fused_normalisation(model: "keras.Model") -> "keras.Model":
     """Give the same network with TensorFlow's own batch normalisation, where TensorFlow trains it.
 
     Keras composes it of a dozen operations, TensorFlow has one each for forward and back: a training step

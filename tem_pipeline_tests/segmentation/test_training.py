@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.segmentation.training import PROFILES, _with_fused_normalisation, train_network
+from tem_pipeline.segmentation.training import PROFILES, with_fused_normalisation, train_network
 
 
 def test_fused_normalisation_trains_and_predicts_as_keras_does():
@@ -12,7 +12,7 @@ def test_fused_normalisation_trains_and_predicts_as_keras_does():
 
     keras.utils.set_random_seed(0)
     plain = ds_unet(4)
-    fused = _with_fused_normalisation(plain)
+    fused = with_fused_normalisation(plain)
     assert all(np.array_equal(a, b) for a, b in zip(plain.get_weights(), fused.get_weights(), strict=True))
     images = np.random.default_rng(0).normal(size=(4, 64, 64, 1)).astype(np.float32)
     np.testing.assert_allclose(plain(images, training=True), fused(images, training=True), atol=1e-4)

@@ -1,0 +1,232 @@
+"""Trains the general model that the project ships: `make pretrained` (`python -m …pretraining OUT`).
+
+It sees nothing but simulated micrographs (`micrographs.varied_specimens`). What it is made of is decided by
+`Recipe` alone: the same recipe gives the same images and the same batches. A run that is cut short goes on
+from its last hundred steps when it is started again.
+"""
+
+import hashlib
+import json
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tem_pipeline import progress
+from tem_pipeline.annotation.datasets import SHELL_CLASSES, AnnotatedImage
+from tem_pipeline.micrographs.intensity import standardise
+from tem_pipeline.micrographs.varied_specimens import simulate_varied_micrograph
+from tem_pipeline.segmentation.evaluation import diameter_uncertainty, evaluate_model, summarise_evaluation
+from tem_pipeline.segmentation.inference import load_model, write_card
+from tem_pipeline.segmentation.losses import cross_entropy, dice_loss
+from tem_pipeline.segmentation.networks import ds_unet
+from tem_pipeline.segmentation.training import (
+    TrainedNetwork,
+    export_model,
+    prepare_keras,
+    with_fused_normalisation,
+)
+from tem_pipeline.settings import Settings
+
+NAME = "pretrained"
+LOSS = "cross_entropy+dice"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what the pretrained model is.
+
+    `images` simulated micrographs of `image_px` give crops of `crop_px`; `validation_images` others are kept
+    for the scores on the card and decide nothing.
+    """
+
+    version: str = "1"
+    base_width: int = 32
+    images: int = 3000
+    image_px: int = 384
+    validation_images: int = 120
+    crop_px: int = 192
+    batch: int = 8
+    steps: int = 4000
+    epoch_steps: int = 100
+    learning_rate: float = 2e-3
+    seed: int = 2026
+
+
+def pretrain(out: Path, work: Path, recipe: Recipe, threads: int = 0) -> None:
+    """Simulate, train, and write the model folder.
+
+    Parameters
+    ----------
+    out : path
+        The model folder to write.
+    work : path
+        Where images and the state of the training are kept, one folder a recipe; may be deleted afterwards.
+    recipe : Recipe
+    threads : int
+        Processor threads; 0 leaves it to TensorFlow.
+    """
+    prepare_keras(threads)
+    import keras
+
+    decided = json.dumps(asdict(recipe), sort_keys=True).encode()
+    folder = work / hashlib.sha256(decided).hexdigest()[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    images, class_maps = _simulated(folder, recipe, threads)
+    keras.utils.set_random_seed(recipe.seed)
+    model = with_fused_normalisation(ds_unet(recipe.base_width, len(SHELL_CLASSES)))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # Batches of many kinds of specimen differ more than those of one set: average over more of them.
+            layer.momentum = 0.99
+
+    def loss(y_true: Any, y_pred: Any) -> Any:
+        return cross_entropy(y_true, y_pred) + dice_loss(y_true, y_pred)
+
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, recipe.steps, warmup_target=recipe.learning_rate, warmup_steps=min(200, recipe.steps // 10)
+    )
+    optimizer = keras.optimizers.Adam(schedule, global_clipnorm=1.0)
+    model.compile(optimizer=optimizer, loss=loss, jit_compile=False)  # type: ignore[arg-type]
+    batches = _batches(images, class_maps, recipe)
+    epochs = -(-recipe.steps // recipe.epoch_steps)
+    with progress.bar("pretraining") as advance:
+
+        def begin(epoch: int, logs: dict[str, float] | None = None) -> None:
+            batches.epoch = epoch
+
+        def end(epoch: int, logs: dict[str, float] | None = None) -> None:
+            advance((epoch + 1) / epochs, f"loss {(logs or {})['loss']:.4f}")
+            with (folder / "history.csv").open("a", encoding="utf-8") as file:
+                file.write(f"{epoch + 1},{(logs or {})['loss']:.5f}\n")
+
+        model.fit(
+            batches,
+            epochs=epochs,
+            callbacks=[
+                keras.callbacks.BackupAndRestore(str(folder / "state"), delete_checkpoint=False),
+                keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end),
+            ],
+            verbose=0,  # type: ignore[arg-type]
+        )
+    finished = ds_unet(recipe.base_width, len(SHELL_CLASSES))
+    finished.set_weights(model.get_weights())  # type: ignore[arg-type]
+    card = export_model(
+        TrainedNetwork(finished, pd.DataFrame(), epochs, 0.0),
+        out,
+        name=NAME,
+        version=recipe.version,
+        loss=LOSS,
+        network="ds_unet",
+        base_width=recipe.base_width,
+        classes=SHELL_CLASSES,
+        profile="pretraining",
+        seed=recipe.seed,
+        dataset_hash=hashlib.sha256(decided).hexdigest(),
+    )
+    evaluated = evaluate_model(load_model(out, threads), validation_images(recipe))
+    summary = summarise_evaluation(evaluated)
+    scores = {name: float(summary[name]) for name in ("accuracy", "mean_iou", "dice", "iou")}
+    write_card(out, replace(card, validation_scores=scores, diameter_error=diameter_uncertainty(evaluated)))
+    print(f"{out}: {scores}")
+
+
+def _draw(recipe: Recipe, stream: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng((recipe.seed, stream, index))
+    drawn = simulate_varied_micrograph(rng, recipe.image_px)
+    return standardise(drawn.image, drawn.mode).astype(np.float16), drawn.class_map
+
+
+def _draw_part(recipe: Recipe, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+    images, class_maps = zip(*(_draw(recipe, 0, index) for index in range(first, last)), strict=True)
+    return np.stack(images), np.stack(class_maps)
+
+
+def _simulated(folder: Path, recipe: Recipe, threads: int) -> tuple[np.ndarray, np.ndarray]:
+    """Give the training micrographs, (images, image_px, image_px); drawn once, then kept in the folder."""
+    kept = [folder / "images.npy", folder / "class_maps.npy"]
+    if not all(file.exists() for file in kept):
+        starts = range(0, recipe.images, 100)
+        parts = []
+        with ProcessPoolExecutor(threads or None) as pool, progress.bar("simulating") as advance:
+            ends = [min(start + 100, recipe.images) for start in starts]
+            for part in pool.map(_draw_part, [recipe] * len(starts), starts, ends):
+                parts.append(part)
+                advance(len(parts) / len(starts), "")
+        for file, arrays in zip(kept, zip(*parts, strict=True), strict=True):
+            unfinished = file.with_suffix(".part.npy")
+            np.save(unfinished, np.concatenate(arrays))
+            unfinished.replace(file)
+    images, class_maps = (np.load(file) for file in kept)
+    return images, class_maps
+
+
+def validation_images(recipe: Recipe) -> list[AnnotatedImage]:
+    """Draw the micrographs that the card's scores come from; no training image is among them."""
+    images = []
+    for index in range(recipe.validation_images):
+        image, class_map = _draw(recipe, 1, index)
+        digest = hashlib.sha256(image.tobytes()).hexdigest()
+        name = f"varied_{index:03d}"
+        images.append(
+            AnnotatedImage(name, image.astype(np.float32), class_map, SHELL_CLASSES, name, digest, digest)
+        )
+    return images
+
+
+def _batches(images: np.ndarray, class_maps: np.ndarray, recipe: Recipe) -> Any:
+    """Give Keras batches of crops; each is decided by the seed and its own number."""
+    import keras
+
+    class Batches(keras.utils.PyDataset):
+        epoch = 0  # told by the callback: a training that goes on doesn't begin with the first batches
+
+        def __len__(self) -> int:
+            return recipe.epoch_steps
+
+        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            rng = np.random.default_rng((recipe.seed, 2, self.epoch, index))
+            crops = [crop(rng, images, class_maps, recipe.crop_px) for _ in range(recipe.batch)]
+            x, y = zip(*crops, strict=True)
+            return np.stack(x)[..., np.newaxis], np.stack(y)
+
+    return Batches()
+
+
+def crop(
+    rng: np.random.Generator, images: np.ndarray, class_maps: np.ndarray, crop_px: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a crop out of one of the images, turn and mirror it, and change its intensities.
+
+    The median and the spread that a large micrograph is standardised by can be far from those of what is in
+    the crop: contrast changes by up to e either way, brightness by up to one spread.
+    """
+    chosen = int(rng.integers(len(images)))
+    top, left = rng.integers(0, images.shape[1] - crop_px + 1, 2)
+    window = slice(top, top + crop_px), slice(left, left + crop_px)
+    image, class_map = images[chosen][window].astype(np.float32), class_maps[chosen][window]
+    turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
+    image, class_map = np.rot90(image, turns), np.rot90(class_map, turns)
+    if mirrored:
+        image, class_map = image[:, ::-1], class_map[:, ::-1]
+    image = image * np.float32(np.exp(rng.uniform(-1.0, 0.4))) + np.float32(rng.uniform(-1, 1))
+    if rng.random() < 0.2:
+        image = image + np.float32(rng.uniform(0.02, 0.3)) * rng.standard_normal(image.shape, np.float32)
+    return np.clip(image, -8, 8), np.ascontiguousarray(class_map)
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m tem_pipeline.segmentation.pretraining OUT WORK`."""
+    if len(arguments) != 2:
+        print("usage: python -m tem_pipeline.segmentation.pretraining OUT WORK", file=sys.stderr)
+        return 2
+    pretrain(Path(arguments[0]), Path(arguments[1]), Recipe(), Settings().threads)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
