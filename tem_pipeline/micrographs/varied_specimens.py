@@ -360,7 +360,7 @@ def _image(
             relief_nm=(0, 0) if vacuum else (0.2, 2.0),
             relief_length_nm=rng.uniform(20, 150) * pixel_size_nm,
             # A fringe is about the square root of wavelength times defocus wide.
-            defocus_nm=((_log_uniform(rng, 0.6, 5) * pixel_size_nm) ** 2 / WAVELENGTH_NM,) * 2,
+            defocus_nm=(min((_log_uniform(rng, 0.6, 5) * pixel_size_nm) ** 2 / WAVELENGTH_NM, 5e3),) * 2,
             resolution_nm=(blur_px * pixel_size_nm,) * 2,
             uneven=(0.0, 0.6),
             camera_blur_px=(0.3, 1.0),
