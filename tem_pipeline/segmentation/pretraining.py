@@ -7,6 +7,7 @@ from its last hundred steps when it is started again.
 
 import hashlib
 import json
+import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -70,13 +71,13 @@ def pretrain(out: Path, work: Path, recipe: Recipe, threads: int = 0) -> None:
     threads : int
         Processor threads; 0 leaves it to TensorFlow.
     """
-    prepare_keras(threads)
-    import keras
-
     decided = json.dumps(asdict(recipe), sort_keys=True).encode()
     folder = work / hashlib.sha256(decided).hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
     images, class_maps = _simulated(folder, recipe, threads)
+    prepare_keras(threads)
+    import keras
+
     keras.utils.set_random_seed(recipe.seed)
     model = with_fused_normalisation(ds_unet(recipe.base_width, len(SHELL_CLASSES)))
     for layer in model.layers:
@@ -152,8 +153,13 @@ def _simulated(folder: Path, recipe: Recipe, threads: int) -> tuple[np.ndarray, 
     if not all(file.exists() for file in kept):
         starts = range(0, recipe.images, 100)
         parts = []
-        with ProcessPoolExecutor(threads or None) as pool, progress.bar("simulating") as advance:
-            ends = [min(start + 100, recipe.images) for start in starts]
+        ends = [min(start + 100, recipe.images) for start in starts]
+        # Keras has threads of its own once it is loaded: forking would copy their locks.
+        fresh = multiprocessing.get_context("spawn")
+        with (
+            ProcessPoolExecutor(threads or None, mp_context=fresh) as pool,
+            progress.bar("simulating") as advance,
+        ):
             for part in pool.map(_draw_part, [recipe] * len(starts), starts, ends):
                 parts.append(part)
                 advance(len(parts) / len(starts), "")

@@ -1,0 +1,75 @@
+"""The pretrained model's recipe, on a very small one: it decides everything, and a stopped run goes on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tem_pipeline.segmentation.inference import load_model, read_card
+from tem_pipeline.segmentation.pretraining import Recipe, crop, pretrain, validation_images
+
+TINY = Recipe(
+    base_width=4,
+    images=6,
+    image_px=96,
+    validation_images=2,
+    crop_px=64,
+    batch=2,
+    steps=12,
+    epoch_steps=4,
+)
+
+
+def test_a_recipe_cut_short_goes_on_to_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import keras
+
+    pretrain(tmp_path / "whole", tmp_path / "work", TINY, threads=1)
+
+    class PowerCut(BaseException):
+        pass
+
+    begin = keras.utils.PyDataset.__init__
+
+    def cut_in_third_epoch(self: keras.utils.PyDataset, *args: object, **kwargs: object) -> None:
+        begin(self, *args, **kwargs)  # type: ignore[arg-type]
+        get = type(self).__getitem__
+
+        def failing(batches: keras.utils.PyDataset, index: int) -> object:
+            if batches.epoch == 2 and index == 1:  # type: ignore[attr-defined]
+                raise PowerCut
+            return get(batches, index)
+
+        type(self).__getitem__ = failing  # type: ignore[method-assign]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.utils.PyDataset, "__init__", cut_in_third_epoch)
+        with pytest.raises(BaseException):  # noqa: B017, PT011 - TensorFlow wraps what a batch raises
+            pretrain(tmp_path / "resumed", tmp_path / "work2", TINY, threads=1)
+    assert not (tmp_path / "resumed" / "model.json").exists()
+    pretrain(tmp_path / "resumed", tmp_path / "work2", TINY, threads=1)
+    history = next((tmp_path / "work2").glob("*/history.csv")).read_text().split()
+    assert [line.split(",")[0] for line in history] == ["1", "2", "3"]
+    whole, resumed = (load_model(tmp_path / name, 1, "f32") for name in ("whole", "resumed"))
+    image = validation_images(TINY)[0].image
+    assert np.allclose(whole.predict_tile(image), resumed.predict_tile(image), atol=1e-4)
+    card = read_card(tmp_path / "whole")
+    assert card.classes == ("background", "shell", "core")
+    assert 0 <= card.validation_scores["dice"] <= 1
+
+
+def test_crops_keep_image_and_classes_together():
+    rng = np.random.default_rng(0)
+    class_maps = rng.integers(0, 3, (3, 40, 40)).astype(np.uint8)
+    images = class_maps.astype(np.float16)
+    for seed in range(30):
+        image, class_map = crop(np.random.default_rng(seed), images, class_maps, 24)
+        levels = [float(np.median(image[class_map == index])) for index in range(3)]
+        assert image.shape == class_map.shape == (24, 24)
+        assert levels[0] < levels[1] < levels[2]
+
+
+def test_validation_micrographs_are_none_of_the_training_ones():
+    from tem_pipeline.segmentation.pretraining import _draw
+
+    training = {_draw(TINY, 0, index)[0].tobytes() for index in range(TINY.images)}
+    assert not training & {image.image.astype(np.float16).tobytes() for image in validation_images(TINY)}
