@@ -12,8 +12,8 @@ import typer
 
 from tem_pipeline import progress
 from tem_pipeline.errors import UserError
-from tem_pipeline.settings import load_settings, settings_table
-from tem_pipeline.storage import Layout, layout_of
+from tem_pipeline.settings import Settings, load_settings, settings_table
+from tem_pipeline.storage import AnyPath, Layout, layout_of
 
 app = typer.Typer(
     name="tem-pipeline",
@@ -69,6 +69,17 @@ def _each(items: list[Any], work: Callable[[Any], None]) -> None:
             failed = True
     if failed:
         raise typer.Exit(1)
+
+
+def _model_folder(reference: str, settings: Settings) -> AnyPath:
+    """Find a model; one that stands in for a champion that isn't there yet is named."""
+    from tem_pipeline import tracking
+
+    layout = layout_of(settings)
+    folder = tracking.resolve_model(reference, tracking.store_of(settings, layout), layout)
+    if reference == "champion" and folder == layout.pretrained:
+        progress.say(tracking.NO_CHAMPION_YET)
+    return folder
 
 
 def _layout() -> Layout:
@@ -149,19 +160,13 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Hold a model against an annotated set; images it was trained on are skipped and counted."""
-    from tem_pipeline import tracking
     from tem_pipeline.annotation.datasets import read_annotated_set
     from tem_pipeline.segmentation.evaluation import evaluate_model, summarise_evaluation, unseen
     from tem_pipeline.segmentation.inference import load_model
 
     settings = load_settings()
-    layout = layout_of(settings)
     folder = _set_folder(annotated_set)
-    loaded = load_model(
-        tracking.resolve_model(model, tracking.store_of(settings, layout), layout),
-        settings.threads,
-        settings.precision,
-    )
+    loaded = load_model(_model_folder(model, settings), settings.threads, settings.precision)
     images = read_annotated_set(folder).images
     new = unseen(images, loaded.card, validation_too=True)
     if not new:
@@ -195,12 +200,10 @@ def segment(
     mode: Literal["bright_field", "haadf", "auto"] = "auto",
 ) -> None:
     """Segment and measure images outside any session."""
-    from tem_pipeline import tracking
     from tem_pipeline.reports.segmented_images import segment_files
 
     settings = load_settings()
-    layout = layout_of(settings)
-    folder = tracking.resolve_model(model, tracking.store_of(settings, layout), layout)
+    folder = _model_folder(model, settings)
     failures = segment_files(inputs, out, folder, settings, pixel_size_nm, mode)
     for failure in failures:
         fail(failure)

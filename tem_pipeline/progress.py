@@ -1,24 +1,43 @@
-"""Progress bars on a person's terminal; nothing in a pipe, in the daemon or in tests."""
+"""What the command line tells a person while it works; nothing in the daemon or in tests.
+
+Progress bars go to a terminal only, remarks of one line also into a pipe.
+"""
 
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+_stderr: TextIO | None = None
 _terminal: Console | None = None
+_said: set[str] = set()
 
 
 def open_terminal() -> None:
-    """Show bars from now on, where standard error is a terminal.
+    """Show remarks from now on, and bars where standard error is a terminal.
 
-    The terminal is held by a descriptor of its own: Dagster redirects standard error while a step runs.
+    Standard error is held by a descriptor of its own: Dagster redirects it while a step runs.
     """
-    global _terminal
-    if _terminal is None and sys.stderr.isatty():
-        _terminal = Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w"))
+    global _stderr, _terminal
+    if _stderr is None:
+        _stderr = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
+        _terminal = Console(file=_stderr) if sys.stderr.isatty() else None
+
+
+def say(remark: str) -> None:
+    """Write one line on the command line's standard error; the same line only once."""
+    if _stderr is None or remark in _said:
+        return
+    _said.add(remark)
+    line = "tem-pipeline: " + " ".join(remark.split())
+    if _terminal is None:
+        print(line, file=_stderr)
+    else:
+        _terminal.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -25,8 +25,10 @@ class Settings(BaseSettings):
     data_root: str = Field(
         default="data", description="where incoming/, annotated/, activity/, lake/ and reports/ lie"
     )
-    models_root: str = Field(
-        default="models", description="where the champion, the pretrained model and MLflow's store lie"
+    models_root: str = Field(default="models", description="where the champion and MLflow's store lie")
+    pretrained_model: str = Field(
+        default="models/pretrained",
+        description="folder of the model that ships with the code; used as long as there is no champion",
     )
     mlflow_tracking_uri: str | None = Field(
         default=None,

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,8 @@ class Layout:
 
     data_root: UPath
     models_root: UPath
+    pretrained: UPath = field(default_factory=lambda: resolve_root("models/pretrained"))
+    """The model that ships with the code, whatever the models root."""
 
     @property
     def incoming(self) -> UPath:
@@ -68,11 +70,6 @@ class Layout:
     def champion(self) -> UPath:
         """The model that sessions are processed with."""
         return self.models_root / "champion"
-
-    @property
-    def pretrained(self) -> UPath:
-        """The model that the repository ships."""
-        return self.models_root / "pretrained"
 
     @property
     def mlflow(self) -> UPath:
@@ -126,7 +123,8 @@ def sessions_of(layout: Layout, asset: str) -> set[str]:
 
 def layout_of(settings: Settings) -> Layout:
     """Give the folders that the settings name."""
-    return Layout(resolve_root(settings.data_root), resolve_root(settings.models_root))
+    roots = (settings.data_root, settings.models_root, settings.pretrained_model)
+    return Layout(*map(resolve_root, roots))
 
 
 def is_local(path: AnyPath) -> bool:

@@ -18,7 +18,7 @@ from filelock import FileLock
 from upath import UPath
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.segmentation.inference import ModelCard, read_card, write_card
+from tem_pipeline.segmentation.inference import ModelCard, holds_model, read_card, write_card
 from tem_pipeline.segmentation.training import REGISTERED_MODEL, TrainedNetwork, export_model
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import AnyPath, Layout, atomic_path
@@ -26,6 +26,7 @@ from tem_pipeline.storage import AnyPath, Layout, atomic_path
 EXPERIMENT = "tem_segmentation"
 CHAMPION = "champion"
 INFERENCE_ARTIFACT = "inference"
+NO_CHAMPION_YET = "there is no champion yet: the pretrained model is used; train one on your own images"
 
 
 @dataclass(frozen=True)
@@ -316,13 +317,35 @@ def check_champion(store: ModelStore, layout: Layout) -> ModelCard:
     return card
 
 
+def champion_or_pretrained(store: ModelStore, layout: Layout) -> AnyPath:
+    """Give the folder of the model that sessions are processed with.
+
+    It is the champion, checked as `check_champion` does. As long as there is none, in the registry or in its
+    folder, it is the pretrained model.
+
+    Raises
+    ------
+    UserError
+        When there is neither, or the store can't be reached.
+    """
+    if (
+        not holds_model(layout.champion)
+        and champion_version(store) is None
+        and holds_model(layout.pretrained)
+    ):
+        return layout.pretrained
+    check_champion(store, layout)
+    return layout.champion
+
+
 def resolve_model(reference: str, store: ModelStore, layout: Layout) -> AnyPath:
     """Give the model folder that a reference names.
 
     Parameters
     ----------
     reference : str
-        `champion`, `pretrained`, `models:/NAME/VERSION`, or a folder.
+        `champion`, `pretrained`, `models:/NAME/VERSION`, or a folder. The champion's folder is taken as it
+        is, without a look into the registry; where it is empty, see `champion_or_pretrained`.
 
     Raises
     ------
@@ -330,7 +353,7 @@ def resolve_model(reference: str, store: ModelStore, layout: Layout) -> AnyPath:
         When it names nothing.
     """
     if reference == "champion":
-        return layout.champion
+        return layout.champion if holds_model(layout.champion) else champion_or_pretrained(store, layout)
     if reference == "pretrained":
         return layout.pretrained
     if reference.startswith("models:/"):

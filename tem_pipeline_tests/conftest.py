@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Tests that want a pretrained model lay one down; whether the project ships one mustn't matter to the others.
+os.environ["TEM_PRETRAINED_MODEL"] = "models/none"
+
 # Machines are noisy: an example that takes long on one is no fault of the code.
 settings.register_profile("tem_pipeline", deadline=None)
 settings.load_profile("tem_pipeline")

@@ -23,6 +23,7 @@ class Platform(dg.ConfigurableResource):
 
     data_root: str | None = Field(default=None, description="overrides TEM_DATA_ROOT")
     models_root: str | None = Field(default=None, description="overrides TEM_MODELS_ROOT")
+    pretrained_model: str | None = Field(default=None, description="overrides TEM_PRETRAINED_MODEL")
     mlflow_tracking_uri: str | None = Field(default=None, description="overrides MLFLOW_TRACKING_URI")
 
     @property

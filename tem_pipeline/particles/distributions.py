@@ -180,7 +180,7 @@ def _differences(images: pd.DataFrame, n_again: int) -> str | None:
         ("calibration", "calibration"),
         ("calibration_uncertainty", "calibration uncertainty"),
         ("mode", "mode"),
-        ("model_version", "model version"),
+        ("model", "model"),
         ("metal", "metal"),
     ):
         if column in images:
@@ -199,9 +199,11 @@ def _judged(manifest: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
     """Give the measured images with their verdict and what is known of their model."""
     measured = manifest[manifest["status"] == "ok"]
     known = quality.drop_duplicates("image_id").set_index("image_id")
+    if {"model_name", "model_version"} <= set(known):
+        known["model"] = known["model_name"] + " " + known["model_version"].astype(str)
     added = {
         column: measured["image_id"].map(known[column])
-        for column in ("image_quality", "model_diameter_error", "model_version", "mode")
+        for column in ("image_quality", "model_diameter_error", "model", "mode")
         if column in known
     }
     return measured.assign(**added)

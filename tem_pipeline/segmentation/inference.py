@@ -81,6 +81,11 @@ def write_card(folder: AnyPath, card: ModelCard) -> None:
     write_bytes(folder / CARD_FILE, json.dumps(asdict(card), indent=1).encode())
 
 
+def holds_model(folder: AnyPath) -> bool:
+    """Tell whether a folder holds a model's card, be it a good one or not."""
+    return (folder / CARD_FILE).exists()
+
+
 def read_card(folder: AnyPath) -> ModelCard:
     """Read a model folder's card.
 

@@ -63,8 +63,10 @@ MASK_SCHEMA = pa.schema(
         ),
         _described("image_quality", pa.string(), "", "good or review; review is left out of the statistics"),
         _described("image_quality_reason", pa.string(), "", "why an image is to be reviewed"),
-        _described("model_name", pa.string(), "", "registered model"),
-        _described("model_version", pa.string(), "", "version in the registry"),
+        _described(
+            "model_name", pa.string(), "", "registered model, or pretrained: the one that ships with the code"
+        ),
+        _described("model_version", pa.string(), "", "version in the registry, or of the pretrained model"),
         _described("model_sha256", pa.string(), "", "SHA-256 of the model's weights"),
         _described("loss", pa.string(), "", "loss that the model was trained with"),
         _described(

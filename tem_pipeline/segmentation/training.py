@@ -21,6 +21,7 @@ from tem_pipeline.segmentation.inference import ModelCard, write_card
 from tem_pipeline.segmentation.losses import make_loss
 from tem_pipeline.segmentation.metrics import confusion_counts, scores
 from tem_pipeline.segmentation.networks import ds_unet, unet
+from tem_pipeline.storage import AnyPath
 
 if TYPE_CHECKING:
     import keras
@@ -62,6 +63,74 @@ class TrainedNetwork:
     history: pd.DataFrame
     best_epoch: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class StartingModel:
+    """A model whose weights a training starts from.
+
+    Attributes
+    ----------
+    folder : path
+    card : ModelCard
+    """
+
+    folder: AnyPath
+    card: ModelCard
+
+    def changes(self, profile: Profile, network: str, classes: tuple[str, ...]) -> str:
+        """Say in one line what the training takes over from this model in place of its own plan.
+
+        Parameters
+        ----------
+        profile : Profile
+        network : str
+            What would be trained without a model to start from.
+        classes : tuple of str
+            Of the annotated set.
+        """
+        card = self.card
+        text = f"the training starts from {card.name} version {card.version}"
+        if (card.network, card.base_width) != (network, profile.base_width):
+            text += (
+                f", so its network is that model's, {card.network} of base width {card.base_width}, not the "
+                f"plan's, {network} of base width {profile.base_width}"
+            )
+        if "shell" in card.classes and "shell" not in classes:
+            text += "; the set has no shells: what that model took for shell begins as background"
+        if "shell" in classes and "shell" not in card.classes:
+            text += "; that model knows no shells: shell begins as what it took for background"
+        return text
+
+    def weights_for(self, classes: tuple[str, ...]) -> list[np.ndarray]:
+        """Give the weights in the order of a network for `classes`, its last layer with their rows.
+
+        Where only the set knows shells, shell begins with the row of the background. Where only the model
+        does, the background begins with its own row.
+
+        Raises
+        ------
+        UserError
+            When the model can't be read, or its classes are others.
+        """
+        import keras
+
+        file = self.folder / self.card.weights / "model.keras"
+        stand_ins = {"shell": "background"}
+        names = [name if name in self.card.classes else stand_ins.get(name, name) for name in classes]
+        try:
+            columns = [self.card.classes.index(name) for name in names]
+            network = keras.models.load_model(str(file), compile=False)
+            *others, kernel, bias = network.get_weights()  # type: ignore[union-attr]
+            expected = NETWORKS[self.card.network](self.card.base_width, len(self.card.classes))
+            if [w.shape for w in expected.get_weights()] != [w.shape for w in (*others, kernel, bias)]:
+                raise ValueError("its weights aren't those that its card describes")
+        except (ValueError, KeyError, OSError) as error:
+            raise UserError(
+                f"{file}: a training of {', '.join(classes)} can't start from it ({error}); "
+                "name another model, or train without --from"
+            ) from error
+        return [*others, kernel[..., columns], bias[columns]]
 
 
 def prepare_keras(threads: int) -> None:
@@ -107,7 +176,7 @@ def train_network(
     network: str = "ds_unet",
     seed: int = 0,
     beta: float | None = None,
-    initial_weights: Path | None = None,
+    start: StartingModel | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> TrainedNetwork:
     """Train a network; the weights that had the best Dice on validation are kept.
@@ -125,8 +194,8 @@ def train_network(
         A name of `losses.LOSSES`.
     beta : float, optional
         Weight of the foreground in the weighted cross entropy; by default from the training pixels.
-    initial_weights : path, optional
-        A `.keras` file to start from.
+    start : StartingModel, optional
+        What to start from; its network and base width go before `network` and the profile's.
     on_epoch : callable, optional
         Told the epoch's number, from 1, and its metrics.
 
@@ -147,9 +216,12 @@ def train_network(
         raise UserError("training needs at least one training image and one validation image: annotate more")
     started = time.monotonic()
     keras.utils.set_random_seed(seed)
-    model = with_fused_normalisation(NETWORKS[network](profile.base_width, len(classes)))
-    if initial_weights is not None:
-        _start_from(model, initial_weights)
+    base_width = profile.base_width
+    if start is not None:
+        network, base_width = start.card.network, start.card.base_width
+    model = with_fused_normalisation(NETWORKS[network](base_width, len(classes)))
+    if start is not None:
+        model.set_weights(start.weights_for(classes))
     pixel_counts = np.bincount(class_maps.ravel(), minlength=len(classes))
     schedule = keras.optimizers.schedules.CosineDecay(profile.learning_rate, profile.steps)
     model.compile(
@@ -185,7 +257,7 @@ def train_network(
         verbose=0,
     )
     # A network never compiled: its file holds no optimiser and no loss, and loads anywhere.
-    finished = NETWORKS[network](profile.base_width, len(classes))
+    finished = NETWORKS[network](base_width, len(classes))
     finished.set_weights(best["weights"])
     return TrainedNetwork(finished, pd.DataFrame(history), best["epoch"], time.monotonic() - started)
 
@@ -263,19 +335,6 @@ def _validation_tiles(
                 images.append(image[top : top + tile_px, left : left + tile_px])
                 truths.append(class_map[top : top + tile_px, left : left + tile_px])
     return np.stack(images)[..., np.newaxis].astype(np.float32), np.stack(truths)
-
-
-def _start_from(model: "keras.Model", weights: Path) -> None:
-    import keras
-
-    try:
-        pretrained = keras.models.load_model(weights, compile=False)
-        model.set_weights(pretrained.get_weights())  # type: ignore[union-attr]
-    except ValueError as error:
-        raise UserError(
-            f"{weights}: does not fit this training; its base width or classes differ from the profile's and "
-            "the set's. Use the profile it was trained with, or train without --from"
-        ) from error
 
 
 def export_model(trained: TrainedNetwork, folder: Path, **card: Any) -> ModelCard:

@@ -16,8 +16,10 @@ from tem_pipeline.orchestration.failures import failure_reason
 from tem_pipeline.orchestration.io_managers import LakeTables
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import Platform, SessionLock
+from tem_pipeline.orchestration.schedules import nightly_sessions
 from tem_pipeline.segmentation.inference import ModelCard, write_card
 from tem_pipeline.settings import load_settings
+from tem_pipeline.storage import AnyPath
 
 
 @pytest.fixture
@@ -30,7 +32,11 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 @pytest.fixture
 def platform(tmp_path: Path) -> Platform:
-    return Platform(data_root=str(tmp_path / "data"), models_root=str(tmp_path / "models"))
+    return Platform(
+        data_root=str(tmp_path / "data"),
+        models_root=str(tmp_path / "models"),
+        pretrained_model=str(tmp_path / "pretrained"),
+    )
 
 
 @pytest.fixture
@@ -92,21 +98,41 @@ def run(definitions: dg.Definitions, instance: dg.DagsterInstance):
     return run
 
 
+@pytest.fixture
+def night(instance: dg.DagsterInstance, platform: Platform):
+    def night() -> list[dg.RunRequest]:
+        result = nightly_sessions(dg.build_schedule_context(instance=instance), platform=platform)
+        return result if isinstance(result, list) else []
+
+    return night
+
+
 def lay_champion(platform: Platform, version: str = "1") -> None:
-    """Lay down a champion without a registry: a network that calls a pixel core where it is dark."""
+    """Lay down a champion without a registry."""
+    lay_model(platform.layout.champion, "tem_segmentation", version)
+
+
+def lay_model(folder: AnyPath, name: str, version: str = "1") -> None:
+    """Lay down a network that calls a pixel core where it is dark."""
     import openvino as ov
     from openvino import opset13 as ops
 
     tile = ops.parameter([1, -1, -1, 1], np.float32)
     core = ops.sigmoid(ops.multiply(ops.add(tile, ops.constant(np.float32(1))), ops.constant(np.float32(-8))))
     both = ops.concat([ops.subtract(ops.constant(np.float32(1)), core), core], axis=3)
-    folder = platform.layout.champion
     weights = Path(str(folder)) / f"weights-{version}"
     weights.mkdir(parents=True, exist_ok=True)
     model = ov.Model([both], [tile])  # type: ignore[misc]
     ov.save_model(model, weights / "model.xml", compress_to_fp16=False)
     card = ModelCard(
-        "tem_segmentation", version, "dice", "threshold", 4, ("background", "core"), weights.name
+        name,
+        version,
+        "dice",
+        "threshold",
+        4,
+        ("background", "core"),
+        weights.name,
+        f"sha of {name} {version}",
     )
     write_card(folder, card)
 

@@ -26,7 +26,6 @@ from tem_pipeline.orchestration.requests import (
     recorded_fingerprints,
 )
 from tem_pipeline.orchestration.resources import PARTITION_TAG, SESSION_FOLDER_TAG, Platform
-from tem_pipeline.orchestration.schedules import nightly_sessions
 from tem_pipeline.settings import load_settings
 from tem_pipeline.storage import read_table, session_lock
 from tem_pipeline_tests.orchestration.conftest import deliver, lay_champion
@@ -37,15 +36,6 @@ FAILURE, SUCCESS, STARTED = (
     dg.DagsterRunStatus.SUCCESS,
     dg.DagsterRunStatus.STARTED,
 )
-
-
-@pytest.fixture
-def night(instance: dg.DagsterInstance, platform: Platform):
-    def night() -> list[dg.RunRequest]:
-        result = nightly_sessions(dg.build_schedule_context(instance=instance), platform=platform)
-        return result if isinstance(result, list) else []
-
-    return night
 
 
 def test_a_night_processes_each_session_once_whatever_the_champion(

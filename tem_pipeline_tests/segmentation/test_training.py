@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.segmentation.training import PROFILES, with_fused_normalisation, train_network
+from tem_pipeline.segmentation.training import PROFILES, train_network, with_fused_normalisation
 
 
 def test_fused_normalisation_trains_and_predicts_as_keras_does():

@@ -9,7 +9,7 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
-from tem_pipeline import tracking
+from tem_pipeline import progress, tracking
 from tem_pipeline.micrographs.session_images import ingest_session
 from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.partitions import SESSIONS
@@ -93,10 +93,17 @@ def predicted_masks(
     session_lock: SessionLock,
     raw_tem_images: pd.DataFrame,
 ):
-    """Label images of cores and shells with confidence and image quality, made by the champion."""
+    """Label images of cores and shells with confidence and image quality, made by the champion.
+
+    As long as there is no champion they are made by the pretrained model.
+    """
     layout, settings = platform.layout, platform.settings
-    champion = tracking.check_champion(platform.store, layout)
-    model = load_model(layout.champion, settings.threads, settings.precision)
+    folder = tracking.champion_or_pretrained(platform.store, layout)
+    model = load_model(folder, settings.threads, settings.precision)
+    remark = tracking.NO_CHAMPION_YET if folder == layout.pretrained else None
+    if remark:
+        context.log.warning(remark)
+        progress.say(remark)
     target = layout.partition("predicted_masks", context.partition_key)
     thumbnails: list[bytes] = []
 
@@ -120,7 +127,8 @@ def predicted_masks(
         value=masks,
         metadata={
             "cores": int(masks["n_cores"].sum()),
-            "model": f"{champion.name} version {champion.version} ({champion.loss})",
+            "model": f"{model.card.name} version {model.card.version} ({model.card.loss})",
+            **({"why this model": remark} if remark else {}),
             "images": previews.table(
                 masks[["image_id", "n_cores", "median_diameter_px", "confidence", "image_quality"]]
             ),

@@ -4,7 +4,7 @@ Assets carry no return annotation: by `MaterializeResult` Dagster would take the
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,13 @@ from tem_pipeline.segmentation.inference import load_model, predict_classes, rea
 from tem_pipeline.segmentation.instances import label_instances
 from tem_pipeline.segmentation.losses import LOSSES
 from tem_pipeline.segmentation.metrics import confusion_counts
-from tem_pipeline.segmentation.training import PROFILES, TrainedNetwork, prepare_keras, train_network
+from tem_pipeline.segmentation.training import (
+    PROFILES,
+    StartingModel,
+    TrainedNetwork,
+    prepare_keras,
+    train_network,
+)
 from tem_pipeline.storage import collect_unreferenced, read_table, write_content
 
 GROUP: dict[str, Any] = {"group_name": "training", "key_prefix": "training", "io_manager_key": "tables"}
@@ -139,7 +145,7 @@ def _build_model_asset(loss: str) -> dg.AssetsDefinition:
     ):
         row = _train(context, platform, training_plan, loss, annotated_images, augmented_dataset)
         scores = {name: row[f"validation_{name}"] for name in SCORE_NAMES}
-        picture = row.pop("picture")
+        picture, remark = row.pop("picture"), row.pop("start_remark")
         return dg.MaterializeResult(
             value=pd.DataFrame([row]),
             metadata={
@@ -149,6 +155,7 @@ def _build_model_asset(loss: str) -> dg.AssetsDefinition:
                 "training seconds": row["seconds"],
                 "validation": previews.table(pd.DataFrame([scores])),
                 "predictions on validation": previews.picture(picture),
+                **({"start": remark} if remark else {}),
             },
         )
 
@@ -169,9 +176,21 @@ def _train(
     training = from_catalogue(catalogue, "training")
     validation = from_catalogue(catalogue, "validation")
     classes = training[0].classes
+    start, network, base_width = _starting_model(plan, platform), plan.network, profile.base_width
+    remark = ""
+    if start:
+        remark = start.changes(profile, network, classes)
+        context.log.info(remark)
+        progress.say(remark)
+        network, base_width = start.card.network, start.card.base_width
+        validation = unseen(validation, start.card, validation_too=False)
+        if not validation:
+            raise UserError(
+                f"{start.folder}: was trained on every validation image of this split; "
+                "split as for that model, annotate more, or train without --from"
+            )
     folder = layout.partition("training/augmented_dataset")
     crops, class_maps = read_shards([folder / name for name in augmented["shard_file"]])
-    initial = _initial_weights(plan, platform)
     results: dict[str, Any] = {}
     picture: list[bytes] = []
 
@@ -193,7 +212,7 @@ def _train(
                 profile=profile,
                 network=plan.network,
                 seed=plan.seed,
-                initial_weights=initial,
+                start=start,
                 on_epoch=on_epoch,
             )
         results.update(best_epoch=trained.best_epoch, seconds=trained.seconds)
@@ -225,9 +244,9 @@ def _train(
             train,
             parameters={
                 "loss": loss,
-                "network": plan.network,
+                "network": network,
                 "profile": profile.name,
-                "base_width": profile.base_width,
+                "base_width": base_width,
                 "crop_px": profile.crop_px,
                 "steps": profile.steps,
                 "batch": profile.batch,
@@ -238,19 +257,22 @@ def _train(
                 "split_seed": int(catalogue["split_seed"].iloc[0]),
                 "seed": plan.seed,
                 "start_from": plan.start_from,
+                "start_weights_sha256": start.card.weights_sha256 if start else "",
+                "start_remark": remark,
                 "dataset_hash": dataset_hash,
                 "sets": ", ".join(sorted(set(catalogue["set_name"]))),
             },
             card={
                 "loss": loss,
-                "network": plan.network,
-                "base_width": profile.base_width,
+                "network": network,
+                "base_width": base_width,
                 "classes": classes,
                 "profile": profile.name,
                 "seed": plan.seed,
                 "dataset_hash": dataset_hash,
-                "training_images": tuple(image.pixel_sha256 for image in training),
-                "validation_images": tuple(image.pixel_sha256 for image in validation),
+                # What the starting model has seen this one has seen too.
+                "training_images": _hashes(training, start.card.training_images if start else ()),
+                "validation_images": _hashes(validation, start.card.validation_images if start else ()),
             },
             staging=Path(staging),
             figure=figure,
@@ -267,14 +289,19 @@ def _train(
         **results,
         **{f"validation_{name}": value for name, value in card.validation_scores.items()},
         "picture": picture[0],
+        "start_remark": remark,
     }
 
 
-def _initial_weights(plan: TrainingPlan, platform: Platform) -> Path | None:
+def _starting_model(plan: TrainingPlan, platform: Platform) -> StartingModel | None:
     if not plan.start_from:
         return None
     folder = tracking.resolve_model(plan.start_from, platform.store, platform.layout)
-    return Path(str(folder / read_card(folder).weights / "model.keras"))
+    return StartingModel(folder, read_card(folder))
+
+
+def _hashes(images: Sequence[AnnotatedImage], others: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*(image.pixel_sha256 for image in images), *others]))
 
 
 MODEL_ASSETS = [_build_model_asset(loss) for loss in LOSSES]
@@ -298,12 +325,22 @@ def _trained_models(platform: Platform, dataset_hash: str) -> pd.DataFrame:
 def loss_comparison(platform: Platform, annotated_images: pd.DataFrame):
     """The paper's table 1 and figure 4 for our data: every loss on the test images, beside Otsu's."""
     models = _trained_models(platform, annotated_images["dataset_hash"].iloc[0])
-    images = from_catalogue(annotated_images, "test")
+    loaded = [
+        load_model(
+            tracking.fetch_version(platform.store, str(version)),
+            platform.settings.threads,
+            platform.settings.precision,
+        )
+        for version in models["model_version"]
+    ]
+    # A model that others were started from may have been trained on what is a test image now.
+    cards = [model.card for model in loaded]
+    images = unseen(from_catalogue(annotated_images, "test"), *cards, validation_too=True)
+    if not images:
+        raise UserError("every test image was seen by a model that a training started from: annotate others")
     core = len(images[0].classes) - 1
     rows, pictures = [], {}
-    for trained in models.itertuples():
-        folder = tracking.fetch_version(platform.store, str(trained.model_version))
-        model = load_model(folder, platform.settings.threads, platform.settings.precision)
+    for trained, model in zip(models.itertuples(), loaded, strict=True):
         rows.append(_score_row(str(trained.loss), str(trained.model_version), evaluate_model(model, images)))
         found = [predict_classes(model, image.image)[0] for image in images[:2]]
         pictures[str(trained.loss)] = [class_map == model.card.classes.index("core") for class_map in found]
