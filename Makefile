@@ -11,7 +11,7 @@ MODELS_ROOT := $(if $(DEMO),models/demo,$(or $(TEM_MODELS_ROOT),models))
 DAGSTER_PORT ?= 3000
 MLFLOW_PORT ?= 5000
 
-.PHONY: help demo dev test test-slow bench lint format docs lock clean
+.PHONY: help demo dev test test-slow pretrained bench lint format docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -55,6 +55,9 @@ test: $(VENV)/dev.stamp ## set up and run the tests
 
 test-slow: $(VENV)/dev.stamp ## the long proofs too
 	@$(BIN)/python -m pytest -q --timeout 3600
+
+pretrained: $(VENV)/runtime.stamp ## train the model in models/pretrained/ anew (over an hour; goes on where it was cut short)
+	@$(BIN)/python -m tem_pipeline.segmentation.pretraining models/pretrained models/pretraining
 
 bench: $(VENV)/dev.stamp ## measure, and write docs/benchmarks/ (BENCH=… : only these)
 	@$(BIN)/python -m tem_pipeline_tests.benchmarks $(BENCH)

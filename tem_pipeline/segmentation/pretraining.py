@@ -230,6 +230,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 2:
         print("usage: python -m tem_pipeline.segmentation.pretraining OUT WORK", file=sys.stderr)
         return 2
+    progress.open_terminal()
     pretrain(Path(arguments[0]), Path(arguments[1]), Recipe(), Settings().threads)
     return 0
 

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 from tem_pipeline.micrographs.session_images import ingest_session
-from tem_pipeline.micrographs.simulation import simulate_annotated_set, simulate_session
+from tem_pipeline.micrographs.simulation import simulate_session
 from tem_pipeline.particles.schema import check_particle_table
 from tem_pipeline.particles.table import measure_session
 from tem_pipeline.segmentation.instances import label_instances
@@ -93,29 +93,41 @@ def test_on_true_masks_a_session_gives_back_its_particles(tmp_path: Path):
     assert within.all(axis=None), table.round(4).to_string()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(9000)
-def test_on_predicted_masks_a_session_gives_back_its_particles(tmp_path: Path):
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        pytest.param(CONDITIONS[::5], id="some"),
+        pytest.param(CONDITIONS, id="all", marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
+    ],
+)
+def test_on_masks_of_the_pretrained_model_a_session_gives_back_its_particles(
+    conditions: list, tmp_path: Path
+):
     laboratory = Laboratory(tmp_path)
-    sets = []
     for seed, ((pixel_size_nm, size), dose, mode) in enumerate(CONDITIONS):
-        conditions = {"size": size, "pixel_size_nm": pixel_size_nm, "mode": mode, "dose": dose}
-        annotated = laboratory.data / "annotated" / f"set_{seed}"
-        simulate_annotated_set(annotated, images=3, seed=600 + seed, **conditions)  # type: ignore[arg-type]
-        simulate_session(tmp_path / f"{seed}", images=6, seed=700 + seed, **conditions)  # type: ignore[arg-type]
+        if ((pixel_size_nm, size), dose, mode) not in conditions:
+            continue
+        simulate_session(
+            tmp_path / f"{seed}",
+            images=6,
+            size=size,
+            pixel_size_nm=pixel_size_nm,
+            seed=700 + seed,
+            mode=mode,  # type: ignore[arg-type]
+            dose=dose,
+        )
         folder = laboratory.data / "incoming" / f"s{seed}"
-        folder.parent.mkdir(exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{seed}" / "session").rename(folder)
-        sets.append(annotated.name)
-    # The quick profile's network takes dark spots where shells overlap for small cores.
-    laboratory.succeed("train", *sets, "--profile", "standard", "--loss", "dice", timeout_s=7200)
     laboratory.succeed("process", *sorted((laboratory.data / "incoming").iterdir()), timeout_s=3600)
     rows = []
     for seed, ((pixel_size_nm, _), dose, mode) in enumerate(CONDITIONS):
         lake = laboratory.data / "lake" / "particle_table" / f"session=s{seed}"
-        truth = pd.read_parquet(tmp_path / f"{seed}" / "truth/particles.parquet")
-        found = errors(pd.read_parquet(lake / "part-0.parquet"), truth)
-        rows.append({"pixel_size_nm": pixel_size_nm, "dose": dose, "mode": mode, **found})
+        if lake.exists():
+            truth = pd.read_parquet(tmp_path / f"{seed}" / "truth/particles.parquet")
+            found = errors(pd.read_parquet(lake / "part-0.parquet"), truth)
+            rows.append({"pixel_size_nm": pixel_size_nm, "dose": dose, "mode": mode, **found})
     table = pd.DataFrame(rows)
+    assert len(table) == len(conditions)
     within = table[ERRORS].abs() <= [0.03, 0.10, 0.03, 0.04, 0.05]
     assert within.all(axis=None), table.round(4).to_string()

@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from tem_pipeline.annotation.datasets import SHELL_CLASSES, AnnotatedImage, read_annotated_set
 from tem_pipeline.micrographs.intensity import standardise
 from tem_pipeline.micrographs.reading import read_micrographs
-from tem_pipeline.micrographs.simulation import simulate_micrograph, Imaging
+from tem_pipeline.micrographs.simulation import Imaging, simulate_micrograph
 from tem_pipeline.reports.figures import overlay_png
 from tem_pipeline.segmentation.evaluation import COUNTS, SHELL_COUNTS, evaluate_model, summarise_evaluation
 from tem_pipeline.segmentation.inference import SegmentationModel, segment_micrograph
@@ -64,7 +64,9 @@ def match_centres(centres: np.ndarray, boxes: np.ndarray) -> int:
     return int(inside[rows, columns].sum())
 
 
-def centres_in_boxes(model: SegmentationModel, images: list[Boxes], pictures: Path | None = None) -> pd.DataFrame:
+def centres_in_boxes(
+    model: SegmentationModel, images: list[Boxes], pictures: Path | None = None
+) -> pd.DataFrame:
     """Find particles on every image and hold their centres against the boxes.
 
     Returns
@@ -133,9 +135,7 @@ def fresh_sessions(model: SegmentationModel, images: int = 4) -> pd.DataFrame:
             class_map[drawn.cores > 0] = 2
             name = f"{number}_{index}"
             image = standardise(drawn.image, mode)
-            annotated.append(
-                AnnotatedImage(name, image, class_map, SHELL_CLASSES, name, "", "", mode)
-            )
+            annotated.append(AnnotatedImage(name, image, class_map, SHELL_CLASSES, name, "", "", mode))
         evaluated = evaluate_model(model, annotated)
         rows.append(
             {
