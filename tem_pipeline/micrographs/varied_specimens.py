@@ -12,19 +12,17 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter, zoom
 
-from tem_pipeline.micrographs.simulation import (
+from tem_pipeline.micrographs.imaging import (
     CORE_HAADF,
     FILM_HAADF,
     SHELL_HAADF,
     WAVELENGTH_NM,
     Imaging,
     Mode,
-    Placement,
-    Population,
     form_image,
-    place_particles,
-    simulate_micrograph,
 )
+from tem_pipeline.micrographs.simulation import simulate_micrograph
+from tem_pipeline.micrographs.specimens import Placement, Population, place_particles
 
 KINDS = {"session": 0.22, "core_shell": 0.18, "bare": 0.25, "supported": 0.35}
 """Kinds of specimen and their shares: the session that `simulation` draws, at any magnification and dose;

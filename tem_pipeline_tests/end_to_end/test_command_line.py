@@ -8,7 +8,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tem_pipeline.micrographs.simulation import Population, simulate_session
+from tem_pipeline.micrographs.simulation import simulate_session
+from tem_pipeline.micrographs.specimens import Population
 from tem_pipeline.particles.schema import PARTICLE_SCHEMA
 from tem_pipeline_tests.end_to_end.conftest import Laboratory
 

@@ -14,21 +14,22 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, label
 
 from tem_pipeline.errors import UserError
+from tem_pipeline.micrographs.imaging import Imaging, form_image
 from tem_pipeline.micrographs.intensity import detect_mode
 from tem_pipeline.micrographs.simulation import (
     FILE_FORMATS,
     FileFormat,
-    Imaging,
-    Placement,
-    Population,
-    draw_diameters,
-    form_image,
-    place_particles,
-    project_thickness,
-    rasterise,
     simulate_annotated_set,
     simulate_micrograph,
     simulate_session,
+)
+from tem_pipeline.micrographs.specimens import (
+    Placement,
+    Population,
+    draw_diameters,
+    place_particles,
+    project_thickness,
+    rasterise,
 )
 
 BARE = Population(shell_nm=0, shell_sd_nm=0, cores_per_shell=(1,), touching_fraction=0)

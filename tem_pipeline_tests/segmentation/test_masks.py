@@ -8,7 +8,8 @@ import tifffile
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from tem_pipeline.micrographs.simulation import Imaging, simulate_micrograph
+from tem_pipeline.micrographs.imaging import Imaging
+from tem_pipeline.micrographs.simulation import simulate_micrograph
 from tem_pipeline.particles.schema import conform
 from tem_pipeline.segmentation.inference import ModelCard, Segmentation, SegmentationModel
 from tem_pipeline.segmentation.instances import label_instances

@@ -11,9 +11,10 @@ from scipy.ndimage import center_of_mass
 from scipy.optimize import linear_sum_assignment
 
 from tem_pipeline.annotation.datasets import SHELL_CLASSES, AnnotatedImage, read_annotated_set
+from tem_pipeline.micrographs.imaging import Imaging
 from tem_pipeline.micrographs.intensity import standardise
 from tem_pipeline.micrographs.reading import read_micrographs
-from tem_pipeline.micrographs.simulation import Imaging, simulate_micrograph
+from tem_pipeline.micrographs.simulation import simulate_micrograph
 from tem_pipeline.reports.figures import overlay_png
 from tem_pipeline.segmentation.evaluation import COUNTS, SHELL_COUNTS, evaluate_model, summarise_evaluation
 from tem_pipeline.segmentation.inference import SegmentationModel, segment_micrograph
