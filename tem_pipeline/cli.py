@@ -24,6 +24,9 @@ app = typer.Typer(
 )
 
 Mode = Literal["bright_field", "haadf"]
+Flips = Annotated[
+    bool | None, typer.Option("--flips/--no-flips", help="average over mirrorings: four times the work")
+]
 
 
 class LossName(StrEnum):
@@ -157,6 +160,7 @@ def train(
 def evaluate(
     annotated_set: Annotated[str, typer.Argument(metavar="SET")],
     model: Annotated[str, typer.Option(metavar="REF")] = "champion",
+    flips: Flips = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Hold a model against an annotated set; images it was trained on are skipped and counted."""
@@ -172,7 +176,9 @@ def evaluate(
     if not new:
         raise UserError(f"{folder}: the model was trained on every image of this set; annotate others")
     with progress.bar("evaluating") as advance:
-        summary = summarise_evaluation(evaluate_model(loaded, new, lambda share: advance(share, "")))
+        mirrored = settings.test_time_flips if flips is None else flips
+        evaluated = evaluate_model(loaded, new, lambda share: advance(share, ""), mirrored)
+    summary = summarise_evaluation(evaluated)
     summary |= {"skipped": len(images) - len(new), "model": f"{loaded.card.name}/{loaded.card.version}"}
     if as_json:
         print(json.dumps(summary))
@@ -198,11 +204,18 @@ def segment(
     model: Annotated[str, typer.Option(metavar="REF")] = "champion",
     pixel_size_nm: Annotated[float | None, typer.Option(help="fills only what is missing")] = None,
     mode: Literal["bright_field", "haadf", "auto"] = "auto",
+    flips: Flips = None,
+    minimum_diameter_nm: Annotated[
+        float | None, typer.Option(help="smaller objects are removed where the pixel size is known")
+    ] = None,
 ) -> None:
     """Segment and measure images outside any session."""
     from tem_pipeline.reports.segmented_images import segment_files
 
-    settings = load_settings()
+    if minimum_diameter_nm is not None and not minimum_diameter_nm > 0:
+        raise typer.BadParameter("must be over 0", param_hint="--minimum-diameter-nm")
+    chosen = {"test_time_flips": flips, "minimum_diameter_nm": minimum_diameter_nm}
+    settings = load_settings().model_copy(update={k: v for k, v in chosen.items() if v is not None})
     folder = _model_folder(model, settings)
     failures = segment_files(inputs, out, folder, settings, pixel_size_nm, mode)
     for failure in failures:

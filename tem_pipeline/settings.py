@@ -50,6 +50,12 @@ class Settings(BaseSettings):
     minimum_diameter_px: float = Field(
         default=5.0, ge=1, description="smaller objects are noise: they are removed from the predicted masks"
     )
+    minimum_diameter_nm: float | None = Field(
+        default=None, gt=0, description="the same in nm; on calibrated images the larger of the two holds"
+    )
+    test_time_flips: bool = Field(
+        default=False, description="average predictions over the mirrorings of an image: four times the work"
+    )
     target_half_width: float = Field(
         default=0.05,
         gt=0,

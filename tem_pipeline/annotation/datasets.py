@@ -5,6 +5,7 @@ Reading formats is left to `micrographs.reading`, which crops belong together to
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -96,6 +97,11 @@ class AnnotatedImage:
     source: str | None = None
     instances: np.ndarray | None = field(default=None, repr=False)
     pixel_size_nm: tuple[float, float] | None = None
+
+    @property
+    def square_pixel_nm(self) -> float | None:
+        """Side of a square pixel of the same area."""
+        return None if self.pixel_size_nm is None else math.sqrt(math.prod(self.pixel_size_nm))
 
 
 @dataclass(frozen=True, eq=False)

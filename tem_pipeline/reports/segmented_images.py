@@ -136,9 +136,12 @@ def _segment_one(
         image,
         model,
         mode if mode != "auto" else micrograph.detector or "auto",
+        pixel_size_nm=size_nm,
+        flips=settings.test_time_flips,
         tile_px=settings.tile_px,
         overlap_px=settings.tile_overlap_px,
         minimum_diameter_px=settings.minimum_diameter_px,
+        minimum_diameter_nm=settings.minimum_diameter_nm,
     )
     size_of_input_nm = size_nm if image.shape == micrograph.image.shape else None
     for kind, labels in (("labels", masks.labels), ("shells", masks.shell_labels)):

@@ -25,6 +25,7 @@ def evaluate_model(
     model: SegmentationModel,
     images: Sequence[AnnotatedImage],
     progress: Callable[[float], None] | None = None,
+    flips: bool = False,
 ) -> pd.DataFrame:
     """Count right and wrong pixels of every image, and compare the diameters of its cores.
 
@@ -38,7 +39,9 @@ def evaluate_model(
     core = model.card.classes.index("core")
     rows = []
     for index, annotated in enumerate(images):
-        class_map, _ = predict_classes(model, annotated.image)
+        class_map, _ = predict_classes(
+            model, annotated.image, pixel_size_nm=annotated.square_pixel_nm, flips=flips
+        )
         row: dict[str, Any] = {"name": annotated.name, "group": annotated.group}
         truth_core = annotated.class_map == len(annotated.classes) - 1
         row |= dict(zip(COUNTS, confusion_counts(truth_core, class_map == core), strict=True))
@@ -127,6 +130,52 @@ def _intervals(counts: np.ndarray, seed: int) -> dict[str, list[float | None]]:
     """Give intervals that JSON can hold: a single source has none."""
     found = bootstrap_intervals(counts, seed=seed)
     return {name: [None if np.isnan(end) else end for end in ends] for name, ends in found.items()}
+
+
+def choose_threshold(
+    model: SegmentationModel, validation: Sequence[AnnotatedImage], least_gain: float = 0.002
+) -> float | None:
+    """Choose the probability from which a pixel is core: the one of the best Dice on validation images.
+
+    Parameters
+    ----------
+    model : SegmentationModel
+        Whose card has no `core_threshold` yet.
+    validation : sequence of AnnotatedImage
+        Never test images.
+    least_gain : float
+        Of Dice, over taking core where it is the most probable class.
+
+    Returns
+    -------
+    float or None
+        None where no threshold gains that much.
+    """
+    core = model.card.classes.index("core")
+    histograms = np.zeros((2, 256), np.int64)
+    counts = np.zeros(len(COUNTS), np.int64)
+    for annotated in validation:
+        class_map, probability = predict_classes(
+            model, annotated.image, pixel_size_nm=annotated.square_pixel_nm
+        )
+        truth = annotated.class_map == len(annotated.classes) - 1
+        counts += confusion_counts(truth, class_map == core)
+        for is_core, histogram in enumerate(histograms):
+            histogram += np.bincount(probability[truth == is_core], minlength=256)
+    # From level 1 up to 255 on: what is found right, and all that is found.
+    right, found = (np.cumsum(levels[::-1])[::-1][1:] for levels in (histograms[1], histograms.sum(axis=0)))
+    dice = 2 * right / np.maximum(found + histograms[1].sum(), 1)
+    best = int(np.argmax(dice))
+    gain = dice[best] - float(scores(tuple(counts))["dice"])
+    # Levels are rounded: that of index 0 begins at half a level.
+    return (best + 0.5) / 255 if gain >= least_gain else None
+
+
+def pixel_size_range(images: Sequence[AnnotatedImage]) -> tuple[float, float] | None:
+    """Give the smallest and the largest pixel size in nm, or None where one of the images has none."""
+    sizes = [image.square_pixel_nm for image in images]
+    known = [size for size in sizes if size is not None]
+    return (min(known), max(known)) if known and len(known) == len(sizes) else None
 
 
 def unseen(images: Sequence[AnnotatedImage], *cards: ModelCard, validation_too: bool) -> list[AnnotatedImage]:

@@ -5,7 +5,7 @@ subfolder of the weights.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -19,11 +19,22 @@ from tem_pipeline.storage import AnyPath, write_bytes
 
 CARD_FILE = "model.json"
 NETWORK_STRIDE_PX = 16
+# Training enlarges and shrinks by up to 1.33: an image this far from the training images is still known.
+LARGEST_PIXEL_RATIO = 1.25
+# Beyond, an enlarged image holds nothing more, and takes memory and time.
+LARGEST_ENLARGEMENT = 4.0
+LARGEST_ENLARGED_PX = 2**27
+_LEVELS = 2**16 - 1
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What is known of an exported model; written beside its weights."""
+    """What is known of an exported model; written beside its weights.
+
+    pixel_size_nm : smallest and largest pixel of the training images; None where one is uncalibrated
+    scales : sizes of the image, against its own, over which class probabilities are averaged
+    core_threshold : probability from which a pixel is core; None: where core is the most probable class
+    """
 
     name: str
     version: str
@@ -43,6 +54,9 @@ class ModelCard:
     validation_images: tuple[str, ...] = ()
     validation_scores: dict[str, float] = field(default_factory=dict)
     diameter_error: float | None = None
+    pixel_size_nm: tuple[float, float] | None = None
+    scales: tuple[float, ...] = (1.0,)
+    core_threshold: float | None = None
 
     @property
     def has_shells(self) -> bool:
@@ -106,10 +120,16 @@ def read_card(folder: AnyPath) -> ModelCard:
         card = ModelCard(**{key: value for key, value in content.items() if key in known})
         if "core" not in card.classes or ".." in card.weights or Path(card.weights).is_absolute():
             raise ValueError("classes or weights are off")
+        if not card.scales or min(card.scales) <= 0 or not 0 < (card.core_threshold or 0.5) < 1:
+            raise ValueError("scales or core_threshold are off")
+        if card.pixel_size_nm is not None:
+            low, high = card.pixel_size_nm
+            if not 0 < low <= high:
+                raise ValueError("pixel_size_nm is off")
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: is not a model card ({error}); export the model again") from error
-    tuples = ("classes", "training_images", "validation_images")
-    return ModelCard(**{**asdict(card), **{name: tuple(getattr(card, name)) for name in tuples}})
+    read = {key: tuple(value) if isinstance(value, list) else value for key, value in asdict(card).items()}
+    return ModelCard(**read)
 
 
 def load_model(folder: AnyPath, threads: int = 0, precision: str = "auto") -> SegmentationModel:
@@ -232,35 +252,195 @@ def _blending_window(tile_px: int, overlap_px: int) -> np.ndarray:
     return np.minimum(1, np.minimum(ramp, ramp[::-1])).astype(np.float32)
 
 
+def input_scale(card: ModelCard, pixel_size_nm: float | None, pixels: int) -> float:
+    """Say by which factor an image is resampled so that the model sees it as it saw its training images.
+
+    Parameters
+    ----------
+    card : ModelCard
+    pixel_size_nm : float or None
+        Of the image.
+    pixels : int
+        Number of the image's pixels.
+
+    Returns
+    -------
+    float
+        1 where either isn't calibrated, or where the pixel size is within a factor of 1.25 of those of the
+        training images; else what brings it to the nearest of them. At most 4, and less where the enlarged
+        image would have over 2**27 pixels.
+    """
+    if card.pixel_size_nm is None or pixel_size_nm is None:
+        return 1.0
+    smallest, largest = card.pixel_size_nm
+    if pixel_size_nm < smallest / LARGEST_PIXEL_RATIO:
+        return pixel_size_nm / smallest
+    if pixel_size_nm > largest * LARGEST_PIXEL_RATIO:
+        room = (LARGEST_ENLARGED_PX / pixels) ** 0.5
+        return max(1.0, min(pixel_size_nm / largest, LARGEST_ENLARGEMENT, room))
+    return 1.0
+
+
+def predict_averaged_strips(
+    predict_tile: Callable[[np.ndarray], np.ndarray],
+    image: np.ndarray,
+    scales: Sequence[float] = (1.0,),
+    flips: bool = False,
+    tile_px: int = 512,
+    overlap_px: int = 64,
+    progress: Callable[[float], None] | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Predict class probabilities strip by strip, averaged over scales of the image and its mirrorings.
+
+    With the scale 1 alone and no mirroring it is `predict_strips`, memory bounded by a row of tiles. The
+    probabilities of any other scale, and of mirrored images, are held whole: 2 bytes a pixel, of the image of
+    that scale, and class.
+
+    Parameters
+    ----------
+    predict_tile, image, tile_px, overlap_px, progress
+        As for `predict_strips`.
+    scales : sequence of float
+        Sizes at which the image is shown to the network, against its own. Shrunk images are smoothed first;
+        intensities are standardised anew, as of a micrograph that was recorded at that size.
+    flips : bool
+        Average over the image and its mirrorings along rows, along columns and along both.
+
+    Yields
+    ------
+    first_row : int
+    probabilities : ndarray, (rows, width, classes), float32
+        Of the image's own size.
+    """
+    effort = np.square(scales)
+    done = np.concatenate([[0], np.cumsum(effort)]) / effort.sum()
+
+    def share_of(index: int) -> Callable[[float], None] | None:
+        if progress is None:
+            return None
+        return lambda share: progress(float(done[index] + share * (done[index + 1] - done[index])))
+
+    # The image's own size comes last: its strips are passed on as they come.
+    ordered = sorted(scales, key=lambda scale: scale == 1)
+    own = ordered[-1] == 1 and not flips
+    held = [
+        _probability_levels(predict_tile, image, scale, flips, tile_px, overlap_px, share_of(index))
+        for index, scale in enumerate(ordered[:-1] if own else ordered)
+    ]
+    height = image.shape[0]
+    strips: Iterator[tuple[int, np.ndarray | None]]
+    if own:
+        strips = predict_strips(predict_tile, image, tile_px, overlap_px, share_of(len(ordered) - 1))
+    else:
+        strips = ((top, None) for top in range(0, height, tile_px))
+    for top, probability in strips:
+        rows = min(tile_px, height - top) if probability is None else len(probability)
+        if held:
+            total = sum(_strip_of(levels, image.shape, top, rows) for levels in held)
+            probability = (total if probability is None else total + probability) / np.float32(len(scales))
+        assert probability is not None
+        yield top, probability
+
+
+def _probability_levels(
+    predict_tile: Callable[[np.ndarray], np.ndarray],
+    image: np.ndarray,
+    scale: float,
+    flips: bool,
+    tile_px: int,
+    overlap_px: int,
+    progress: Callable[[float], None] | None,
+) -> np.ndarray:
+    """Predict an image at another size and mirrored; give (classes, height, width) uint16, 1 as 65,535."""
+    shape = tuple(max(1, round(side * scale)) for side in image.shape)
+    if shape != image.shape:
+        from skimage.transform import resize
+
+        resized = resize(image, shape, order=1, preserve_range=True, anti_aliasing=scale < 1)
+        image = standardise(resized, "bright_field")
+    steps = (1, -1) if flips else (1,)
+    mirrorings = [(slice(None, None, y), slice(None, None, x)) for y in steps for x in steps]
+    # 65,535 is 4 times 16,383 and 3: what is lost is under 5e-5 of probability.
+    share = _LEVELS // len(mirrorings)
+    levels = None
+    for index, (y, x) in enumerate(mirrorings):
+
+        def tell(done: float, index: int = index) -> None:
+            if progress:
+                progress((index + done) / len(mirrorings))
+
+        for top, probability in predict_strips(predict_tile, image[y, x], tile_px, overlap_px, tell):
+            if levels is None:
+                levels = np.zeros((probability.shape[-1], *shape), np.uint16)
+            rows = levels[:, y, x][:, top : top + len(probability)]
+            rows += np.rint(np.moveaxis(probability, -1, 0) * share).astype(np.uint16)
+    assert levels is not None
+    return levels
+
+
+def _strip_of(levels: np.ndarray, shape: tuple[int, ...], top: int, rows: int) -> np.ndarray:
+    """Interpolate some rows of the probabilities of an image of another size, (rows, width, classes)."""
+    step = np.array(levels.shape[1:]) / shape
+    if (step == 1).all():
+        strip = levels[:, top : top + rows].astype(np.float32)
+    else:
+        from scipy.ndimage import affine_transform
+
+        offset = (np.array([top, 0]) + 0.5) * step - 0.5
+        strip = np.empty((len(levels), rows, shape[1]), np.float32)
+        for of_class, found in zip(levels, strip, strict=True):
+            affine_transform(
+                of_class, step, offset, output_shape=found.shape, output=found, order=1, mode="nearest"
+            )
+    return np.moveaxis(strip, 0, -1) / np.float32(_LEVELS)
+
+
 def predict_classes(
     model: SegmentationModel,
     image: np.ndarray,
     *,
+    pixel_size_nm: float | None = None,
+    scales: Sequence[float] = (),
+    flips: bool = False,
     tile_px: int = 512,
     overlap_px: int = 64,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Predict the most probable class of every pixel of a standardised micrograph.
+    """Predict the class of every pixel of a standardised micrograph: the most probable one.
+
+    Where the model's card has a `core_threshold`, pixels of at least that probability are core, and the
+    others the most probable of the other classes.
 
     Parameters
     ----------
     image : ndarray, (height, width)
         Standardised; of any size.
+    pixel_size_nm : float, optional
+        Where it is far from those of the training images, the image is resampled, see `input_scale`.
+    scales : sequence of float
+        See `predict_averaged_strips`; by default those of the model's card.
+    flips : bool
+        Average over mirrorings: four times the work.
 
     Returns
     -------
     class_map : ndarray, (height, width), uint8
-        Index into the model's classes.
+        Index into the model's classes; as large as the image.
     core_probability : ndarray, (height, width), uint8
         0 … 255.
     """
     class_map = np.empty(image.shape, np.uint8)
     core_probability = np.empty(image.shape, np.uint8)
-    core = model.card.classes.index("core")
-    for top, probability in predict_strips(model.predict_tile, image, tile_px, overlap_px, progress):
+    core, threshold = model.card.classes.index("core"), model.card.core_threshold
+    factor = input_scale(model.card, pixel_size_nm, image.size)
+    sizes = [factor * scale for scale in scales or model.card.scales]
+    strips = predict_averaged_strips(model.predict_tile, image, sizes, flips, tile_px, overlap_px, progress)
+    for top, probability in strips:
         rows = slice(top, top + len(probability))
-        class_map[rows] = probability.argmax(axis=-1)
         core_probability[rows] = np.rint(probability[..., core] * 255)
+        if threshold is not None:
+            probability[..., core] = np.where(probability[..., core] >= threshold, 2, -1)
+        class_map[rows] = probability.argmax(axis=-1)
     return class_map, core_probability
 
 
@@ -269,9 +449,13 @@ def segment_micrograph(
     model: SegmentationModel,
     mode: str = "auto",
     *,
+    pixel_size_nm: float | None = None,
+    scales: Sequence[float] = (),
+    flips: bool = False,
     tile_px: int = 512,
     overlap_px: int = 64,
     minimum_diameter_px: float = 5.0,
+    minimum_diameter_nm: float | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Segmentation:
     """Find cores, and shells where the model knows them, on one micrograph; cut touching ones apart.
@@ -283,8 +467,13 @@ def segment_micrograph(
     model : SegmentationModel
     mode : {"auto", "bright_field", "haadf"}
         `auto` finds it out from the image.
-    minimum_diameter_px : float
-        Objects of a smaller equivalent circular diameter are noise and are removed.
+    pixel_size_nm : float, optional
+        Side of the image's square pixels.
+    scales, flips
+        See `predict_classes`.
+    minimum_diameter_px, minimum_diameter_nm : float
+        Objects of a smaller equivalent circular diameter are noise and are removed; where the image is
+        calibrated the larger of the two holds.
 
     Returns
     -------
@@ -292,8 +481,17 @@ def segment_micrograph(
     """
     if mode == "auto":
         mode = detect_mode(image)
+    if minimum_diameter_nm is not None and pixel_size_nm is not None:
+        minimum_diameter_px = max(minimum_diameter_px, minimum_diameter_nm / pixel_size_nm)
     class_map, core_probability = predict_classes(
-        model, standardise(image, mode), tile_px=tile_px, overlap_px=overlap_px, progress=progress
+        model,
+        standardise(image, mode),
+        pixel_size_nm=pixel_size_nm,
+        scales=scales,
+        flips=flips,
+        tile_px=tile_px,
+        overlap_px=overlap_px,
+        progress=progress,
     )
     core = model.card.classes.index("core")
     minimum_area_px = np.pi / 4 * minimum_diameter_px**2

@@ -232,16 +232,19 @@ def predict_session_masks(
     for _, image_row in manifest[manifest["status"] == "ok"].iterrows():
         with (images / image_row["image_file"]).open("rb") as file:
             image = tifffile.imread(file)
+        pixel_size_nm = image_row["pixel_size_x_nm"] if pd.notna(image_row["pixel_size_x_nm"]) else None
         segmentation = segment_micrograph(
             image,
             model,
             image_row["mode"],
+            pixel_size_nm=pixel_size_nm,
+            flips=settings.test_time_flips,
             tile_px=settings.tile_px,
             overlap_px=settings.tile_overlap_px,
             minimum_diameter_px=settings.minimum_diameter_px,
+            minimum_diameter_nm=settings.minimum_diameter_nm,
         )
         image_id = image_row["image_id"]
-        pixel_size_nm = image_row["pixel_size_x_nm"] if pd.notna(image_row["pixel_size_x_nm"]) else None
         shells = segmentation.shell_labels
         files = {
             "labels_file": ("labels", segmentation.labels),

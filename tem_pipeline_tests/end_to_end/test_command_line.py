@@ -1,4 +1,6 @@
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ from PIL import Image
 from tem_pipeline.micrographs.simulation import simulate_session
 from tem_pipeline.micrographs.specimens import Population
 from tem_pipeline.particles.schema import PARTICLE_SCHEMA
+from tem_pipeline.segmentation.inference import read_card, write_card
+from tem_pipeline.tracking import NO_CHAMPION_YET
 from tem_pipeline_tests.end_to_end.conftest import Laboratory
 
 
@@ -192,6 +196,76 @@ def test_query_answers_in_sql_and_reads_nothing_else(laboratory, session):
     refused = laboratory.run("query", "SELECT * FROM read_csv('/etc/passwd')")
     assert refused.returncode == 1
     assert len(refused.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture(scope="session")
+def pretrained(laboratory: Laboratory) -> Path:
+    """The laboratory's model as if it shipped with the project."""
+    folder = laboratory.root / "pretrained"
+    shutil.copytree(laboratory.models / "champion", folder)
+    write_card(folder, replace(read_card(folder), name="pretrained", version="5"))
+    return folder
+
+
+def test_a_fresh_laboratory_works_with_the_pretrained_model_and_says_so_in_one_line(
+    laboratory, session, pretrained, tmp_path
+):
+    fresh = Laboratory(tmp_path)
+    chosen = {"TEM_PRETRAINED_MODEL": str(pretrained)}
+    image = next(session.glob("*[0-9].tif"))
+    processed = fresh.run("process", session, **chosen)
+    segmented = fresh.run("segment", image, "--out", tmp_path / "out", **chosen)
+    evaluated = fresh.run("evaluate", laboratory.data / "annotated/simulated", "--json", **chosen)
+    for done in (processed, segmented, evaluated):
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.strip() == f"tem-pipeline: {NO_CHAMPION_YET}"
+    assert json.loads(evaluated.stdout)["model"] == "pretrained/5"
+    sha256 = read_card(pretrained).weights_sha256
+    tables = [table(fresh, "predicted_masks"), table(fresh, "particle_table")]
+    for rows in (*tables, pd.read_parquet(tmp_path / "out/particle_table.parquet")):
+        assert len(rows)
+        models = rows[["model_name", "model_version", "model_sha256"]].drop_duplicates()
+        assert models.to_numpy().tolist() == [["pretrained", "5", sha256]]
+    named = fresh.run("segment", image, "--out", tmp_path / "named", "--model", "pretrained", **chosen)
+    assert (named.returncode, named.stderr) == (0, "")
+
+
+def test_with_flips_a_mirrored_micrograph_gives_the_mirrored_labels(laboratory, session, tmp_path):
+    image = tifffile.imread(next(session.glob("*[0-9].tif")))[:, :301]
+    for name, pixels in (("plain", image), ("mirrored", image[:, ::-1])):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.ascontiguousarray(pixels))
+    files = [tmp_path / "plain.tif", tmp_path / "mirrored.tif"]
+
+    def cores(*options: str) -> list[np.ndarray]:
+        laboratory.succeed("segment", *files, "--out", tmp_path / "out", *options)
+        return [tifffile.imread(tmp_path / "out" / f"{file.stem}_labels.tif") > 0 for file in files]
+
+    plain, mirrored = cores("--flips")
+    assert plain.any()
+    assert np.array_equal(plain[:, ::-1], mirrored)
+    plain, mirrored = cores("--no-flips")
+    assert not np.array_equal(plain[:, ::-1], mirrored)
+
+
+def test_a_session_at_other_pixel_sizes_gives_the_same_sizes_in_nm(laboratory, tmp_path):
+    card = read_card(laboratory.models / "champion")
+    assert card.pixel_size_nm == pytest.approx((0.1, 0.1))
+    out = tmp_path / "fine"
+    laboratory.succeed("simulate", out, "--images", 2, "--size", 1024, "--pixel-size-nm", 0.04, "--seed", 3)
+    laboratory.succeed("segment", out / "session", "--out", tmp_path / "out")
+    found = pd.read_parquet(tmp_path / "out/particle_table.parquet").query("not touches_edge")
+    truth = pd.read_parquet(out / "truth/particles.parquet").query("not touches_edge")
+    assert len(found) == pytest.approx(len(truth), rel=0.2)
+    assert found["equivalent_diameter_nm"].mean() == pytest.approx(
+        truth["visible_diameter_nm"].mean(), rel=0.05
+    )
+
+
+def test_objects_under_the_smallest_diameter_in_nm_are_left_out(laboratory, session, tmp_path):
+    image = next(session.glob("*[0-9].tif"))
+    laboratory.succeed("segment", image, "--out", tmp_path, "--minimum-diameter-nm", 1e3)
+    assert pd.read_parquet(tmp_path / "particle_table.parquet").empty
+    assert laboratory.run("segment", image, "--out", tmp_path, "--minimum-diameter-nm", 0).returncode == 2
 
 
 def test_without_a_champion_the_reason_is_one_line_and_nothing_is_half_written(bare_laboratory, session):

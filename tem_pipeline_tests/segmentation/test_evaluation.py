@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -6,10 +7,12 @@ import pytest
 
 from tem_pipeline.annotation.datasets import AnnotatedImage
 from tem_pipeline.segmentation.evaluation import (
+    choose_threshold,
     diameter_uncertainty,
     evaluate_model,
     is_better,
     mean_diameter_error,
+    pixel_size_range,
     summarise_evaluation,
     unseen,
 )
@@ -76,6 +79,31 @@ def test_images_that_either_was_trained_on_do_not_decide():
     verdict = is_better(model(), model(0.3, training_images=all_of_them), IMAGES)
     assert verdict["promote"] is False
     assert "can't be compared" in verdict["reason"]
+
+
+def test_the_threshold_is_chosen_where_it_gains_on_validation_and_left_alone_where_it_does_not():
+    def timid(tile: np.ndarray) -> np.ndarray:
+        core = np.clip(0.3 - (tile + 1) / 8, 0, 1).astype(np.float32)
+        return np.stack([1 - core, core], axis=-1)
+
+    unsure = SegmentationModel(CARD, timid)
+    chosen = choose_threshold(unsure, IMAGES)
+    assert chosen == pytest.approx(0.3, abs=0.01)
+    before, after = (
+        summarise_evaluation(
+            evaluate_model(SegmentationModel(replace(CARD, core_threshold=threshold), timid), IMAGES)
+        )["dice"]
+        for threshold in (None, chosen)
+    )
+    assert after > 0.99 > before + 0.002
+    assert choose_threshold(model(), IMAGES) is None
+
+
+def test_the_range_of_pixel_sizes_is_known_only_where_every_image_is_calibrated():
+    sizes = [(0.1, 0.1), (0.2, 0.8), (0.3, 0.3)]
+    calibrated = [replace(i, pixel_size_nm=size) for i, size in zip(IMAGES, sizes, strict=False)]
+    assert pixel_size_range(calibrated) == pytest.approx((0.1, 0.4))
+    assert pixel_size_range([*calibrated, IMAGES[3]]) is None
 
 
 def discs(*discs: tuple[float, float, float], shape: tuple[int, int] = (80, 120)) -> np.ndarray:

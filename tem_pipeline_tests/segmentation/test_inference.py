@@ -13,6 +13,9 @@ from tem_pipeline.segmentation.inference import (
     CARD_FILE,
     ModelCard,
     SegmentationModel,
+    input_scale,
+    predict_averaged_strips,
+    predict_classes,
     predict_strips,
     read_card,
     segment_micrograph,
@@ -132,6 +135,131 @@ def test_touching_cores_and_shells_are_cut_apart_and_the_cores_flagged():
     assert found.shell_labels.max() == 2
 
 
+# --- other sizes and mirrorings -----------------------------------------------------------------------------
+
+
+def leaning(tile: np.ndarray) -> np.ndarray:
+    """A network that draws everything down and to the right, and is surer the further right."""
+    moved = np.roll(tile, (2, 3), axis=(0, 1)) + np.linspace(-0.5, 0.5, tile.shape[1], dtype=np.float32)
+    return threshold(moved)
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.5), (0.7,)])
+@pytest.mark.parametrize("mirrored", [np.fliplr, np.flipud])
+def test_with_flips_a_mirrored_image_gives_the_mirrored_result(mirrored, scales):
+    image = discs(dark=True)[:181, :290]
+    model = SegmentationModel(CARD, leaning)
+    options = {"tile_px": 128, "overlap_px": 32, "minimum_diameter_px": 12}
+    found, of_mirrored = (
+        segment_micrograph(pixels, model, "bright_field", scales=scales, flips=True, **options)
+        for pixels in (image, mirrored(image))
+    )
+    assert found.labels.max() == 2
+    assert np.array_equal(mirrored(found.labels) > 0, of_mirrored.labels > 0)
+    assert np.abs(mirrored(found.core_probability).astype(int) - of_mirrored.core_probability).max() <= 1
+    one_sided = [
+        segment_micrograph(pixels, model, "bright_field", **options).labels > 0
+        for pixels in (image, mirrored(image))
+    ]
+    assert not np.array_equal(mirrored(one_sided[0]), one_sided[1])
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    height=st.integers(1, 150),
+    width=st.integers(1, 150),
+    scales=st.lists(st.sampled_from([0.3, 0.5, 1.0, 1.7]), min_size=1, max_size=3),
+    flips=st.booleans(),
+)
+def test_averaged_probabilities_are_as_large_as_the_image_and_sum_to_one(height, width, scales, flips):
+    image = np.random.default_rng(height).normal(size=(height, width)).astype(np.float32)
+    told: list[float] = []
+    strips = list(predict_averaged_strips(threshold, image, scales, flips, 64, 16, told.append))
+    assert [top for top, _ in strips] == np.cumsum([0, *(len(rows) for _, rows in strips[:-1])]).tolist()
+    whole = np.concatenate([rows for _, rows in strips])
+    assert whole.shape == (height, width, 2)
+    assert np.allclose(whole.sum(axis=-1), 1, atol=2e-4)
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("scales", [(0.5,), (0.37,), (1.9,), (1.0, 0.5)])
+def test_what_is_found_at_another_size_lies_where_it_is_and_is_as_large(scales):
+    def halfway(tile: np.ndarray) -> np.ndarray:
+        return threshold(tile - (tile.min() + tile.max()) / 2 - 1)
+
+    y, x = np.mgrid[:240, :311]
+    image = gaussian_filter(np.where(np.hypot(y - 90.3, x - 170.8) < 40, -2.5, 0.5), 1).astype(np.float32)
+    class_map, _ = predict_classes(SegmentationModel(CARD, halfway), image, scales=scales)
+    centre = [axis[class_map > 0].mean() for axis in (y, x)]
+    assert centre == pytest.approx([90.3, 170.8], abs=0.2)
+    assert (class_map > 0).sum() == pytest.approx(np.pi * 40**2, rel=0.04)
+
+
+def test_at_its_own_size_an_image_is_passed_on_strip_by_strip():
+    tiles = []
+
+    def spy(tile: np.ndarray) -> np.ndarray:
+        tiles.append(tile.shape)
+        return threshold(tile)
+
+    strips = predict_averaged_strips(spy, np.zeros((2000, 64), np.float32), (1.0,), False, 128, 32)
+    top, rows = next(strips)
+    assert (top, rows.shape[1]) == (0, 64)
+    assert len(tiles) == 1
+
+
+def test_an_image_is_brought_to_the_pixel_size_of_the_training_images_only_where_it_is_far_from_it():
+    card = replace(CARD, pixel_size_nm=(0.1, 0.2))
+    assert [input_scale(card, size, 10**6) for size in (0.081, 0.1, 0.15, 0.2, 0.249)] == [1.0] * 5
+    assert input_scale(card, 0.05, 10**6) == pytest.approx(0.5)
+    assert input_scale(card, 0.4, 10**6) == pytest.approx(2)
+    assert input_scale(card, 50, 10**6) == 4
+    assert input_scale(card, 0.8, 2**25) == pytest.approx(2)
+    assert input_scale(card, 0.8, 2**28) == 1
+    assert input_scale(card, None, 10**6) == input_scale(CARD, 0.05, 10**6) == 1
+
+
+def test_a_model_sees_a_finer_image_as_large_as_its_training_images_and_labels_stay_as_large_as_the_image():
+    shapes = []
+
+    def spy(tile: np.ndarray) -> np.ndarray:
+        shapes.append(tile.shape)
+        return threshold(tile)
+
+    model = SegmentationModel(replace(CARD, pixel_size_nm=(0.1, 0.1)), spy)
+    found = segment_micrograph(discs(dark=True), model, pixel_size_nm=0.04)
+    assert shapes == [(80, 128)]  # 200 × 300 at 0.4, filled up to multiples of 16
+    assert found.labels.shape == found.core_probability.shape == (200, 300)
+    assert found.labels.max() == 2
+
+
+def test_the_smallest_diameter_in_nm_holds_where_it_is_the_larger_and_the_image_is_calibrated():
+    model = SegmentationModel(CARD, threshold)  # the discs are 24 px across
+
+    def number(**options) -> int:
+        return int(segment_micrograph(discs(dark=True), model, **options).labels.max())
+
+    assert number(minimum_diameter_nm=3.0, pixel_size_nm=0.1) == 0
+    assert number(minimum_diameter_nm=2.0, pixel_size_nm=0.1) == 2
+    assert number(minimum_diameter_nm=0.1, pixel_size_nm=0.1, minimum_diameter_px=30) == 0
+    assert number(minimum_diameter_nm=3.0) == 2
+
+
+def test_a_threshold_on_the_card_decides_what_is_core_and_the_rest_goes_to_the_other_classes():
+    def three(tile: np.ndarray) -> np.ndarray:
+        core = 1 / (1 + np.exp(tile))
+        return np.stack([0.3 * (1 - core), 0.7 * (1 - core), core], axis=-1).astype(np.float32)
+
+    image = np.linspace(-3, 3, 4096, dtype=np.float32).reshape(64, 64)
+    card = replace(CARD, classes=("background", "shell", "core"))
+    _, probability = predict_classes(SegmentationModel(card, three), image)
+    class_map, _ = predict_classes(SegmentationModel(replace(card, core_threshold=0.8), three), image)
+    assert np.array_equal(np.unique(class_map), [1, 2])
+    assert probability[class_map == 2].min() >= 204
+    assert probability[class_map == 1].max() <= 204
+
+
 def test_a_card_from_before_diameter_errors_can_be_read(tmp_path: Path):
     write_card(tmp_path, replace(CARD, diameter_error=0.01))
     assert read_card(tmp_path).diameter_error == 0.01
@@ -142,8 +270,21 @@ def test_a_card_from_before_diameter_errors_can_be_read(tmp_path: Path):
 
 
 def test_a_card_comes_back_as_it_was_written(tmp_path: Path):
-    write_card(tmp_path, CARD)
-    assert read_card(tmp_path) == CARD
+    for card in (
+        CARD,
+        replace(CARD, pixel_size_nm=(0.1, 0.2), scales=(1.0, 0.5), core_threshold=0.4),
+    ):
+        write_card(tmp_path, card)
+        assert read_card(tmp_path) == card
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"scales": ()}, {"scales": (0.0,)}, {"core_threshold": 1.5}, {"pixel_size_nm": (0.2, 0.1)}]
+)
+def test_a_card_with_impossible_values_is_one_clear_line(tmp_path: Path, wrong: dict):
+    write_card(tmp_path, replace(CARD, **wrong))
+    with pytest.raises(UserError, match="not a model card"):
+        read_card(tmp_path)
 
 
 def test_a_card_of_a_later_version_with_more_fields_can_be_read(tmp_path: Path):

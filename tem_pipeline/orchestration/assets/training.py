@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 
 from tem_pipeline import progress, tracking
@@ -26,10 +27,11 @@ from tem_pipeline.segmentation.evaluation import (
     diameter_uncertainty,
     evaluate_model,
     is_better,
+    pixel_size_range,
     summarise_evaluation,
     unseen,
 )
-from tem_pipeline.segmentation.inference import load_model, predict_classes, read_card
+from tem_pipeline.segmentation.inference import SegmentationModel, load_model, predict_classes, read_card
 from tem_pipeline.segmentation.instances import label_instances
 from tem_pipeline.segmentation.losses import LOSSES
 from tem_pipeline.segmentation.metrics import confusion_counts
@@ -227,7 +229,7 @@ def _train(
     def figure(model_folder: Path) -> bytes:
         model = load_model(model_folder, settings.threads, settings.precision)
         shown = validation[:2]
-        found = [predict_classes(model, image.image)[0] == len(classes) - 1 for image in shown]
+        found = [_cores(model, image) for image in shown]
         drawn = loss_comparison_figure(
             [image.image for image in shown],
             [image.class_map == len(classes) - 1 for image in shown],
@@ -273,6 +275,7 @@ def _train(
                 # What the starting model has seen this one has seen too.
                 "training_images": _hashes(training, start.card.training_images if start else ()),
                 "validation_images": _hashes(validation, start.card.validation_images if start else ()),
+                "pixel_size_nm": pixel_size_range(training),
             },
             staging=Path(staging),
             figure=figure,
@@ -291,6 +294,11 @@ def _train(
         "picture": picture[0],
         "start_remark": remark,
     }
+
+
+def _cores(model: SegmentationModel, image: AnnotatedImage) -> np.ndarray:
+    class_map, _ = predict_classes(model, image.image, pixel_size_nm=image.square_pixel_nm)
+    return class_map == model.card.classes.index("core")
 
 
 def _starting_model(plan: TrainingPlan, platform: Platform) -> StartingModel | None:
@@ -342,8 +350,7 @@ def loss_comparison(platform: Platform, annotated_images: pd.DataFrame):
     rows, pictures = [], {}
     for trained, model in zip(models.itertuples(), loaded, strict=True):
         rows.append(_score_row(str(trained.loss), str(trained.model_version), evaluate_model(model, images)))
-        found = [predict_classes(model, image.image)[0] for image in images[:2]]
-        pictures[str(trained.loss)] = [class_map == model.card.classes.index("core") for class_map in found]
+        pictures[str(trained.loss)] = [_cores(model, image) for image in images[:2]]
     # Standardised images are dark on light whatever their mode was.
     otsu = [otsu_watershed(image.image, "bright_field") > 0 for image in images]
     counted = pd.DataFrame(
