@@ -207,9 +207,7 @@ def _radial_thickness(
     return np.where(seen, outer - rim, np.nan).reshape(n, DIRECTIONS)
 
 
-def _reach(
-    cores: pd.DataFrame, y0: np.ndarray, x0: np.ndarray, dy: np.ndarray, dx: np.ndarray
-) -> np.ndarray:
+def _reach(cores: pd.DataFrame, y0: np.ndarray, x0: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
     """Give the length of each radius at which interpolation no longer sees its core's bounding box."""
     top, left, bottom, right = (
         np.repeat(cores[f"bbox_{side}_px"].to_numpy(), DIRECTIONS)

@@ -6,8 +6,8 @@ Numbering connected particles is left to `instances`.
 from collections.abc import Iterator
 
 import numpy as np
+import skimage
 from scipy import ndimage
-from skimage.segmentation import watershed
 
 from tem_pipeline.segmentation.instances import row_strips
 
@@ -148,7 +148,7 @@ def _lobes(
     fine = filled.repeat(scale, axis=0).repeat(scale, axis=1)
     smooth = ndimage.gaussian_filter(fine.astype(np.float32), _SMOOTHING_PX * scale) > 0.5
     distance = ndimage.distance_transform_edt(smooth).astype(np.float32) / scale
-    basins = watershed(-distance, mask=fine)
+    basins = skimage.segmentation.watershed(-distance, mask=fine)
     smallest_px = max(minimum_diameter_px, SMALLEST_LOBE_PX * (1 if refine else 2))
     owner = _join(distance - 0.5 / scale, basins, smallest_px)
     top, left = (scale * (1 + low) + scale // 2 for low, _ in margin)
