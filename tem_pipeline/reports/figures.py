@@ -13,12 +13,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
+import scipy
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
-import scipy
 
 # Bright enough to stand on a grey micrograph, and told apart by colour-blind readers.
 COUNTED_COLOUR, EDGE_COLOUR, SHELL_COLOUR = "#00F0A0", "#FF8C1A", "#6FC3FF"
