@@ -594,15 +594,17 @@ def _fault(image: np.ndarray) -> str:
     height, width = image.shape
     if min(image.shape) < MIN_SIDE_PX:
         return f"an image of {height}x{width} px is too small to hold a particle"
+    # Some files hold columns one after the other: read as rows, each pixel would come from another page.
+    inline = image.T if image.flags.f_contiguous else image
     if image.dtype.kind == "f":
         with np.errstate(all="ignore"):
-            suspicious = not np.isfinite(np.vdot(image, image))  # one pass, without a second array
+            suspicious = not np.isfinite(np.vdot(inline, inline))  # one pass, without a second array
         if suspicious and not (finite := np.isfinite(image)).all():
             bad = finite.size - int(np.count_nonzero(finite))
             return f"{bad} of its pixels are not finite (NaN or infinite): export it again"
     # A few rows decide for nearly every image.
     first = image[0, 0]
-    if (image[:: max(1, height // 8)] == first).all() and (image == first).all():
+    if (inline[:: max(1, len(inline) // 8)] == first).all() and (inline == first).all():
         return f"all its pixels have the same value ({first}): there is nothing to see"
     return ""
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.particles.schema import STRUCTURE_ACTIVITY_SCHEMA, conform
@@ -352,11 +352,14 @@ def _relate(points: pd.DataFrame, n_measured: int) -> dict[str, Any]:
         if np.ptp(values) <= 1e-12 * np.max(np.abs(values)):
             return {"reason": f"{what} is the same for all {n} samples"}
     related: dict[str, Any] = {}
-    for name, (a, b) in {"pearson": (x, y), "spearman": (stats.rankdata(x), stats.rankdata(y))}.items():
+    for name, (a, b) in {
+        "pearson": (x, y),
+        "spearman": (scipy.stats.rankdata(x), scipy.stats.rankdata(y)),
+    }.items():
         related[name] = _correlation(a, b)
         related[f"{name}_low"], related[f"{name}_high"] = correlation_interval(x, y, ranks=name == "spearman")
-    related["pearson_p"] = stats.pearsonr(x, y).pvalue
-    related["spearman_p"] = _permutation_p(stats.rankdata(x), stats.rankdata(y))
+    related["pearson_p"] = scipy.stats.pearsonr(x, y).pvalue
+    related["spearman_p"] = _permutation_p(scipy.stats.rankdata(x), scipy.stats.rankdata(y))
     line = fit_line(x, y, x_error, y_error)
     related |= {"regression": line.method, **_interval(line, "slope"), **_interval(line, "intercept")}
     if x.min() > 0 and y.min() > 0:
@@ -383,7 +386,7 @@ def _seeded(*arrays: np.ndarray) -> np.random.Generator:
 def _permutation_p(a: np.ndarray, b: np.ndarray) -> float:
     """Chance of a coefficient at least as far from 0 where the samples' activities are interchangeable."""
     return float(
-        stats.permutation_test(
+        scipy.stats.permutation_test(
             (a, b),
             lambda a, b, axis=-1: _correlation(a, b),
             permutation_type="pairings",
@@ -419,13 +422,13 @@ def correlation_interval(x: np.ndarray, y: np.ndarray, ranks: bool = False) -> t
     index = _seeded(x, y).integers(0, n, (RESAMPLES, n))
     resampled, found, limit, floor = (x[index], y[index]), (x, y), 1 - 1e-9, 0.0
     if ranks:
-        resampled = tuple(stats.rankdata(values, axis=1) for values in resampled)
-        found = stats.rankdata(x), stats.rankdata(y)
+        resampled = tuple(scipy.stats.rankdata(values, axis=1) for values in resampled)
+        found = scipy.stats.rankdata(x), scipy.stats.rankdata(y)
         limit, floor = 1 - 6 / (n * (n**2 - 1)), 1.03 / np.sqrt(n - 3)
     r, coefficients = float(_correlation(*found)), _correlation(*resampled)
     z = np.arctanh(np.clip(coefficients[np.isfinite(coefficients)], -limit, limit))
-    spread = max(float(stats.iqr(z)) / (2 * stats.norm.ppf(0.75)), floor)
-    half = stats.t.ppf(0.975, n - 2) * spread * np.sqrt(n / (n - 1))
+    spread = max(float(scipy.stats.iqr(z)) / (2 * scipy.stats.norm.ppf(0.75)), floor)
+    half = scipy.stats.t.ppf(0.975, n - 2) * spread * np.sqrt(n / (n - 1))
     centre = np.arctanh(np.clip(r, -limit, limit))
     return min(float(np.tanh(centre - half)), r), max(float(np.tanh(centre + half)), r)
 
@@ -467,14 +470,14 @@ def fit_line(x: np.ndarray, y: np.ndarray, x_error: np.ndarray, y_error: np.ndar
         freedom.
     """
     n = len(x)
-    fitted = stats.linregress(x, y)
+    fitted = scipy.stats.linregress(x, y)
     slope, intercept = float(fitted.slope), float(fitted.intercept)
     errors = float(fitted.stderr), float(fitted.intercept_stderr)
     method = "least_squares"
     known = np.isfinite(x_error) & np.isfinite(y_error) & (x_error > 0) & (y_error > 0)
     if known.all() and (york := _york(x, y, x_error, y_error, slope)):
         method, (slope, intercept, *errors) = "york", york
-    quantile = stats.t.ppf(0.975, n - 2)
+    quantile = scipy.stats.t.ppf(0.975, n - 2)
     intervals = [
         (float(value), error, value - quantile * error, value + quantile * error)
         for value, error in zip((slope, intercept), errors, strict=True)

@@ -103,16 +103,25 @@ def measure_core_shell(
 
 def _shells_of_cores(labels: np.ndarray, shell_labels: np.ndarray, core_numbers: np.ndarray) -> np.ndarray:
     """Give the number of the whole particle that holds most of each core; 0 for bare cores."""
-    counted: list[np.ndarray] = []
+    counted: list[pd.DataFrame] = []
     rows = max(1, _CHUNK_PX // max(1, labels.shape[1]))
     for top in range(0, labels.shape[0], rows):
-        core, shell = labels[top : top + rows], shell_labels[top : top + rows]
-        both = (core > 0) & (shell > 0)
-        pairs = np.stack((core[both], shell[both]), axis=1).astype(np.int64)
-        found, count = np.unique(pairs, axis=0, return_counts=True)
-        counted.append(np.column_stack((found, count)))
-    overlaps = pd.DataFrame(np.concatenate(counted), columns=["core", "shell", "pixels"])
-    overlaps = overlaps.groupby(["core", "shell"], as_index=False)["pixels"].sum()
+        core, shell = labels[top : top + rows].ravel(), shell_labels[top : top + rows].ravel()
+        # Stretches of pixels with the same two numbers are far fewer than pixels.
+        begins = np.ones(len(core), dtype=bool)
+        np.not_equal(core[1:], core[:-1], out=begins[1:])
+        begins[1:] |= shell[1:] != shell[:-1]
+        first = np.flatnonzero(begins)
+        stretches = pd.DataFrame(
+            {
+                "core": core[first].astype(np.int64),
+                "shell": shell[first].astype(np.int64),
+                "pixels": np.diff(first, append=len(core)),
+            }
+        )
+        both = (stretches["core"] > 0) & (stretches["shell"] > 0)
+        counted.append(stretches[both].groupby(["core", "shell"], as_index=False)["pixels"].sum())
+    overlaps = pd.concat(counted).groupby(["core", "shell"], as_index=False)["pixels"].sum()
     # Sorted by number already; a stable sort keeps the smaller number first where counts are equal.
     largest = overlaps.sort_values("pixels", ascending=False, kind="stable").drop_duplicates("core")
     result = np.zeros(len(core_numbers), dtype=np.int64)
@@ -158,29 +167,22 @@ def _radial_thickness(
     y0 = np.repeat(cores["centroid_y_px"].to_numpy(), DIRECTIONS)
     x0 = np.repeat(cores["centroid_x_px"].to_numpy(), DIRECTIONS)
     dy, dx = np.tile(np.sin(angle), n), np.tile(np.cos(angle), n)
-    # The farthest corner of the core's bounding box: no radius leaves the core beyond it.
-    reach_y = np.maximum(
-        cores["centroid_y_px"] - cores["bbox_top_px"], cores["bbox_bottom_px"] - 1 - cores["centroid_y_px"]
-    )
-    reach_x = np.maximum(
-        cores["centroid_x_px"] - cores["bbox_left_px"], cores["bbox_right_px"] - 1 - cores["centroid_x_px"]
-    )
-    reach = np.repeat(np.hypot(reach_y.to_numpy(), reach_x.to_numpy()) + 1, DIRECTIONS)
-
+    # Beyond its bounding box a radius has left the core for good, so its rim is met first from outside.
+    steps = np.ceil(_reach(cores, y0, x0, dy, dx) / _STEP_PX).astype(np.intp)
     rim = np.zeros(len(y0))
-    before = np.ones(len(y0))
+    beyond = np.zeros(len(y0))
     active = np.arange(len(y0))
-    steps = 0
     while active.size:
-        r = (steps + 1) * _STEP_PX
+        r = (steps[active] - 1) * _STEP_PX
         share = _share(labels, own_core[active], y0[active] + r * dy[active], x0[active] + r * dx[active])
-        last = before[active]
-        leaves = (last >= 0.5) & (share < 0.5)
-        crossing = r - _STEP_PX + _STEP_PX * (last - 0.5) / np.where(leaves, last - share, 1)
-        rim[active[leaves]] = crossing[leaves]
-        before[active] = share
-        active = active[r < reach[active]]
-        steps += 1
+        # A centroid may lie beside its core; radii begin in the core all the same.
+        share[r == 0] = 1
+        entered = share >= 0.5
+        inside = share[entered]
+        rim[active[entered]] = r[entered] + _STEP_PX * (inside - 0.5) / (inside - beyond[active[entered]])
+        beyond[active] = share
+        steps[active] -= 1
+        active = active[~entered]
 
     outer = rim.copy()
     before = _share(shell_labels, own_shell, y0 + rim * dy, x0 + rim * dx)
@@ -205,14 +207,31 @@ def _radial_thickness(
     return np.where(seen, outer - rim, np.nan).reshape(n, DIRECTIONS)
 
 
+def _reach(cores: pd.DataFrame, y0: np.ndarray, x0: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
+    """Give the length of each radius at which interpolation no longer sees its core's bounding box."""
+    top, left, bottom, right = (
+        np.repeat(cores[f"bbox_{side}_px"].to_numpy(), DIRECTIONS)
+        for side in ("top", "left", "bottom", "right")
+    )
+    along_y = np.where(dy > 0, bottom - y0, y0 - top + 1) / np.abs(dy)
+    along_x = np.where(dx > 0, right - x0, x0 - left + 1) / np.abs(dx)
+    return np.minimum(along_y, along_x)
+
+
 def _share(labels: np.ndarray, own: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Interpolate the mask of each point's own label bilinearly; outside the image it is 0."""
+    height, width = labels.shape
     top, left = np.floor(y).astype(np.intp), np.floor(x).astype(np.intp)
     down, right = y - top, x - left
+    within = (top >= 0) & (top < height - 1) & (left >= 0) & (left < width - 1)
+    every_corner_within = bool(within.all())
     share = np.zeros(len(y))
     for row, in_y in ((top, 1 - down), (top + 1, down)):
         for column, in_x in ((left, 1 - right), (left + 1, right)):
-            inside = (row >= 0) & (row < labels.shape[0]) & (column >= 0) & (column < labels.shape[1])
-            found = labels[np.clip(row, 0, labels.shape[0] - 1), np.clip(column, 0, labels.shape[1] - 1)]
-            share += np.where(inside & (found == own), in_y * in_x, 0)
+            if every_corner_within:
+                found = labels[row, column] == own
+            else:
+                inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+                found = inside & (labels[row.clip(0, height - 1), column.clip(0, width - 1)] == own)
+            share += in_y * in_x * found
     return share

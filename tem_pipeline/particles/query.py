@@ -36,6 +36,12 @@ _KNOWN_SCHEMAS = {
     "structure_activity": STRUCTURE_ACTIVITY_SCHEMA,
 }
 
+# Columns that a view can be told beforehand.
+_SQL_TYPES = {pa.string(): "VARCHAR", pa.int64(): "BIGINT", pa.float64(): "DOUBLE", pa.bool_(): "BOOLEAN"}
+
+# Where SQL lists the views that there are.
+_CATALOGUES = ("information_schema", "pg_catalog", "sqlite_", "duckdb_")
+
 # Folders of the lake that hold assets instead of being one.
 _GROUPS = ("analysis", "training")
 
@@ -46,7 +52,7 @@ _TABLE_FUNCTIONS = {"range", "generate_series", "unnest", "repeat", "repeat_row"
 _EXCEL_ROWS, _EXCEL_TEXT = 1_048_576, 32_767
 
 
-def connect(lake: AnyPath) -> duckdb.DuckDBPyConnection:
+def connect(lake: AnyPath, sql: str = "") -> duckdb.DuckDBPyConnection:
     """Open the lake's tables as views of an in-memory database that can neither write nor read anything else.
 
     Parameters
@@ -55,7 +61,10 @@ def connect(lake: AnyPath) -> duckdb.DuckDBPyConnection:
         Folder with ASSET/session=SESSION/part-0.parquet, ASSET/part-0.parquet, and the same below analysis/
         and training/. Files of one asset are united by column name, so old ones stay readable beside new
         ones; the folder's key is the text column `session`. Assets of known schema can be asked, and are
-        empty, before they have files.
+        empty, before they have files. The columns of `particle_table` are those of its schema: uniting
+        thousands of files takes seconds, and so no file is opened that a query doesn't ask for.
+    sql : str
+        What will be asked: of the assets that it names, only their views are made. Without it, all.
 
     Returns
     -------
@@ -84,10 +93,12 @@ def connect(lake: AnyPath) -> duckdb.DuckDBPyConnection:
             connection.register_filesystem(store.fs)
             roots = {str(lake), f"{store.protocol}://{store.path}"}
         views = dict(_find_tables(lake))
+        wanted = _asked_for(sql, {*views, *_KNOWN_SCHEMAS})
         for name, pattern in views.items():
-            _create_view(connection, name, pattern)
+            if name in wanted:
+                _create_view(connection, name, pattern)
         for name, schema in _KNOWN_SCHEMAS.items():
-            if name not in views:
+            if name in wanted and name not in views:
                 of_session = [pa.field("session", pa.string())] if "session_id" in schema.names else []
                 empty = pa.schema([*schema, *of_session]).empty_table()
                 connection.register("empty", empty)
@@ -125,14 +136,38 @@ def _folders(parent: AnyPath) -> list[AnyPath]:
     )
 
 
+def _asked_for(sql: str, names: set[str]) -> set[str]:
+    text = sql.casefold()
+    named = {name for name in names if name.casefold() in text}
+    return names if not named or any(catalogue in text for catalogue in _CATALOGUES) else named
+
+
 def _create_view(connection: duckdb.DuckDBPyConnection, name: str, pattern: str) -> None:
-    hive = "true, hive_types = {'session': VARCHAR}, hive_types_autocast = false"
-    partitioned = hive if "/session=*/" in pattern else "false"
-    try:
-        connection.execute(
-            f"CREATE OR REPLACE VIEW {_name(name)} AS FROM read_parquet({_text(pattern)}, "
-            f"union_by_name = true, hive_partitioning = {partitioned})"
+    schema = _KNOWN_SCHEMAS.get(name)
+    if "/session=*/" not in pattern:
+        source = (
+            f"SELECT * FROM read_parquet({_text(pattern)}, union_by_name = true, hive_partitioning = false)"
         )
+    elif schema and all(field.type in _SQL_TYPES for field in schema):
+        # DuckDB takes no schema beside hive keys, but leaves out files by what a filter makes of their names.
+        columns = ", ".join(
+            f"{_text(field.name)}: {{name: {_text(field.name)}, type: '{_SQL_TYPES[field.type]}', "
+            "default_value: NULL}"
+            for field in schema
+        )
+        source = (
+            "SELECT * EXCLUDE (filename), regexp_extract(filename, "
+            r"'[/\\]session=([^/\\]*)[/\\][^/\\]*$', 1) AS session "
+            f"FROM read_parquet({_text(pattern)}, schema = MAP {{{columns}}}, filename = true, "
+            "hive_partitioning = false)"
+        )
+    else:
+        source = (
+            f"SELECT * FROM read_parquet({_text(pattern)}, union_by_name = true, hive_partitioning = true, "
+            "hive_types = {'session': VARCHAR}, hive_types_autocast = false)"
+        )
+    try:
+        connection.execute(f"CREATE OR REPLACE VIEW {_name(name)} AS {source}")
     except duckdb.Error as error:
         raise UserError(
             f"{name}: a file of this table can't be read ({_first_line(error)}); materialise it again"
@@ -159,7 +194,7 @@ def run_query(lake: AnyPath, sql: str) -> pa.Table:
     UserError
         One line: why the statement was refused, or what DuckDB finds wrong with it.
     """
-    with contextlib.closing(connect(lake)) as connection:
+    with contextlib.closing(connect(lake, sql)) as connection:
         try:
             _check_statement(connection, sql)
             relation = connection.sql(sql)

@@ -8,7 +8,7 @@ import hashlib
 from math import ceil
 
 import numpy as np
-from scipy import stats
+import scipy
 
 FEWEST_FIELDS = 3
 RESAMPLES = 2000
@@ -199,7 +199,7 @@ def standard_error(samples: np.ndarray, n_fields: int) -> float | None:
 
 def t_factor(n_fields: int) -> float:
     """Give the two-sided 95 % quantile of Student's t for n − 1 degrees of freedom."""
-    return float(stats.t.ppf((1 + COVERAGE) / 2, n_fields - 1))
+    return float(scipy.stats.t.ppf((1 + COVERAGE) / 2, n_fields - 1))
 
 
 def sd_interval(

@@ -13,12 +13,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
+import scipy
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
-from scipy import stats
 
 # Bright enough to stand on a grey micrograph, and told apart by colour-blind readers.
 COUNTED_COLOUR, EDGE_COLOUR, SHELL_COLOUR = "#00F0A0", "#FF8C1A", "#6FC3FF"
@@ -218,10 +218,12 @@ def distribution_figure(row: Mapping[str, Any]) -> Figure:
     area = float(np.sum(counts * np.diff(edges)))
     mean, sd = _number(row, "normal_mean"), _number(row, "normal_sd")
     if mean is not None and sd:
-        axes.plot(x, area * stats.norm.pdf(x, mean, sd), color=_CURVE_COLOUR, linewidth=1.6, label="normal")
+        axes.plot(
+            x, area * scipy.stats.norm.pdf(x, mean, sd), color=_CURVE_COLOUR, linewidth=1.6, label="normal"
+        )
     centre, spread = _number(row, "lognormal_geometric_mean"), _number(row, "lognormal_geometric_sd")
     if centre is not None and spread and spread > 1:
-        density = stats.lognorm.pdf(x, np.log(spread), scale=centre)
+        density = scipy.stats.lognorm.pdf(x, np.log(spread), scale=centre)
         axes.plot(x, area * density, color="#0072B2", linewidth=1.6, linestyle="--", label="lognormal")
     if (median := _number(row, "median")) is not None:
         low, high = _number(row, "median_low"), _number(row, "median_high")

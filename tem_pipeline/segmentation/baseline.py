@@ -1,10 +1,8 @@
 """The classical segmentation that the models are compared with: Gaussian, Otsu, watershed."""
 
 import numpy as np
+import skimage
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter, label
-from skimage.filters import threshold_otsu
-from skimage.morphology import h_maxima, remove_small_objects
-from skimage.segmentation import watershed
 
 from tem_pipeline.micrographs.intensity import standardise
 
@@ -56,8 +54,8 @@ def otsu_watershed(
         smooth -= gaussian_filter(scaled, background_px)
     if np.ptp(smooth) < 1e-6:
         return np.zeros(image.shape, np.int32)
-    particles = binary_fill_holes(smooth < threshold_otsu(smooth))
-    particles = remove_small_objects(particles, max_size=minimum_area_px - 1)
+    particles = binary_fill_holes(smooth < skimage.filters.threshold_otsu(smooth))
+    particles = skimage.morphology.remove_small_objects(particles, max_size=minimum_area_px - 1)
     distance = distance_transform_edt(particles)
-    markers, _ = label(h_maxima(distance, 0.5), np.ones((3, 3)))
-    return watershed(-distance, markers, mask=particles).astype(np.int32)
+    markers, _ = label(skimage.morphology.h_maxima(distance, 0.5), np.ones((3, 3)))
+    return skimage.segmentation.watershed(-distance, markers, mask=particles).astype(np.int32)

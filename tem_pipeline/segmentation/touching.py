@@ -6,8 +6,8 @@ Numbering connected particles is left to `instances`.
 from collections.abc import Iterator
 
 import numpy as np
+import skimage
 from scipy import ndimage
-from skimage.segmentation import watershed
 
 from tem_pipeline.segmentation.instances import row_strips
 
@@ -35,6 +35,8 @@ _NECK_CORRECTION_PX = 0.5
 
 # Holes up to this share of the inscribed circle are flaws of the mask, not gaps between particles.
 _FLAW = 0.1
+
+_STRIP_PX = 2**20
 
 
 def split_touching(labels: np.ndarray, minimum_diameter_px: float = 5.0) -> tuple[np.ndarray, np.ndarray]:
@@ -69,12 +71,11 @@ def split_touching(labels: np.ndarray, minimum_diameter_px: float = 5.0) -> tupl
     boxes = ndimage.find_objects(labels) if labels.size else []
     following = len(boxes)
     origin = list(range(following + 1))
+    convex = _are_convex(labels, following)
     for number, box in enumerate(boxes, start=1):
-        if box is None:
+        if box is None or convex[number]:
             continue
         mask = labels[box] == number
-        if _is_convex(mask):
-            continue
         framed = [(part.start == 0, part.stop == side) for part, side in zip(box, labels.shape, strict=True)]
         lobes = _lobes(mask, framed, minimum_diameter_px)
         if lobes is None:
@@ -95,21 +96,39 @@ def split_touching(labels: np.ndarray, minimum_diameter_px: float = 5.0) -> tupl
     return result.astype(kind), split
 
 
-def _is_convex(mask: np.ndarray) -> bool:
-    """Tell whether rows, columns and diagonals meet a particle once, as they do a digitised convex one."""
-    padded = np.pad(mask, 1)
-    inside = padded[1:-1, 1:-1]
-    y, x = np.nonzero(mask)
-    for line, before in (
-        (y, padded[1:-1, :-2]),
-        (x, padded[:-2, 1:-1]),
-        (x - y + len(mask), padded[:-2, :-2]),
-        (x + y, padded[:-2, 2:]),
-    ):
-        entries = np.count_nonzero(inside & ~before)
-        if entries > np.count_nonzero(np.bincount(line)):
-            return False
-    return True
+def _are_convex(labels: np.ndarray, count: int) -> np.ndarray:
+    """Tell whether rows, columns and diagonals meet a particle once, as they do a digitised convex one.
+
+    A connected particle lies on every line between its outermost ones, so it is entered once a line or more.
+
+    Returns
+    -------
+    ndarray of bool, (count + 1,)
+    """
+    height, width = labels.shape
+    entries = np.zeros((4, count + 1), dtype=np.int64)
+    low = np.full((4, count + 1), height + width, dtype=np.int64)
+    high = np.full((4, count + 1), -height - width, dtype=np.int64)
+    rows = max(1, _STRIP_PX // max(1, width))
+    for top in range(0, height if count else 0, rows):
+        strip = labels[top : top + rows]
+        framed = np.zeros((len(strip) + 1, width + 2), dtype=labels.dtype)
+        framed[1:, 1:-1] = strip
+        if top:
+            framed[0, 1:-1] = labels[top - 1]
+        here = framed[1:, 1:-1]
+        for k, before in enumerate((framed[1:, :-2], framed[:-1, 1:-1], framed[:-1, :-2], framed[:-1, 2:])):
+            entered = np.flatnonzero((here != before) & (here > 0))
+            entries[k] += np.bincount(strip.ravel()[entered], minlength=count + 1)
+        # The outermost lines go through first and last pixels of rows.
+        for outer, beyond in ((here, framed[1:, :-2]), (here, framed[1:, 2:])):
+            y, x = np.nonzero((outer != beyond) & (outer > 0))
+            number = strip[y, x]
+            y += top
+            for k, line in enumerate((y, x, x - y, x + y)):
+                np.minimum.at(low[k], number, line)
+                np.maximum.at(high[k], number, line)
+    return (entries <= high - low + 1).all(axis=0)
 
 
 def _lobes(
@@ -129,7 +148,7 @@ def _lobes(
     fine = filled.repeat(scale, axis=0).repeat(scale, axis=1)
     smooth = ndimage.gaussian_filter(fine.astype(np.float32), _SMOOTHING_PX * scale) > 0.5
     distance = ndimage.distance_transform_edt(smooth).astype(np.float32) / scale
-    basins = watershed(-distance, mask=fine)
+    basins = skimage.segmentation.watershed(-distance, mask=fine)
     smallest_px = max(minimum_diameter_px, SMALLEST_LOBE_PX * (1 if refine else 2))
     owner = _join(distance - 0.5 / scale, basins, smallest_px)
     top, left = (scale * (1 + low) + scale // 2 for low, _ in margin)
@@ -157,7 +176,8 @@ def _join(distance: np.ndarray, basins: np.ndarray, smallest_px: float) -> np.nd
         The particle, 1 … k, of each basin; 0 of the background.
     """
     count = int(basins.max())
-    peak = np.concatenate(([0.0], ndimage.maximum(distance, basins, np.arange(1, count + 1))))
+    peak = np.zeros(count + 1, dtype=distance.dtype)
+    np.maximum.at(peak, basins.ravel(), distance.ravel())
     parent = list(range(count + 1))
 
     def root(basin: int) -> int:

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.particles.core_shell import DIRECTIONS
@@ -137,6 +138,66 @@ def test_many_particles_at_once_are_measured_as_one_by_one(monkeypatch):
     monkeypatch.setattr("tem_pipeline.particles.core_shell._CHUNK_PX", 500)
     pd.testing.assert_frame_equal(measured(cores, shells), together)
     assert together.shell_thickness_px.notna().sum() == 20
+
+
+def share(labels: np.ndarray, own: int, y: float, x: float) -> float:
+    top, left = int(np.floor(y)), int(np.floor(x))
+    total = 0.0
+    for row, in_y in ((top, 1 - (y - top)), (top + 1, y - top)):
+        for column, in_x in ((left, 1 - (x - left)), (left + 1, x - left)):
+            if 0 <= row < labels.shape[0] and 0 <= column < labels.shape[1]:
+                total += in_y * in_x * (labels[row, column] == own)
+    return total
+
+
+def walked(cores: np.ndarray, shells: np.ndarray, core: pd.Series, angle: float) -> float | None:
+    """One radius, walked outwards half a pixel at a time as the documentation words it."""
+    y0, x0, dy, dx = core.centroid_y_px, core.centroid_x_px, np.sin(angle), np.cos(angle)
+
+    def at(labels: np.ndarray, own: int, r: float) -> float:
+        return share(labels, own, y0 + r * dy, x0 + r * dx)
+
+    rim, before = 0.0, 1.0
+    for k in range(2 * sum(cores.shape)):
+        here = at(cores, core.label, 0.5 * (k + 1))
+        if before >= 0.5 > here:
+            rim = 0.5 * k + 0.5 * (before - 0.5) / (before - here)
+        before = here
+    outer, before, k = rim, at(shells, core.shell_label, rim), 0
+    while before >= 0.5:
+        here = at(shells, core.shell_label, rim + 0.5 * (k + 1))
+        if here < 0.5:
+            outer = rim + 0.5 * k + 0.5 * (before - 0.5) / (before - here)
+        before, k = here, k + 1
+    row, column = round(y0 + (outer + 1) * dy), round(x0 + (outer + 1) * dx)
+    beyond = shells[min(max(row, 0), shells.shape[0] - 1), min(max(column, 0), shells.shape[1] - 1)]
+    return outer - rim if beyond in (0, core.shell_label) else None
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_shells_are_those_of_radii_walked_one_by_one_and_of_pixels_counted_one_by_one(seed):
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(90, 80)), 2.5)
+    cores, n = ndimage.label(noise > 0.7 * noise.std())
+    shells, _ = ndimage.label(ndimage.binary_dilation(cores % 5 > 0, np.ones((3, 3)), 2))
+    found = measured(cores, shells)
+    assert len(found) == n > 10
+    angles = (np.arange(DIRECTIONS) + 0.5) * 2 * np.pi / DIRECTIONS
+    for core in found.itertuples():
+        within = shells[(cores == core.label) & (shells > 0)]
+        if not len(within):
+            assert pd.isna(core.shell_label)
+            continue
+        assert core.shell_label == np.bincount(within).argmax()
+        if pd.isna(core.shell_outer_diameter_px):
+            continue
+        radii = [walked(cores, shells, core, angle) for angle in angles]
+        seen = [radius for radius in radii if radius is not None]
+        if len(seen) < DIRECTIONS / 2:
+            assert np.isnan(core.shell_thickness_px)
+            continue
+        assert core.shell_thickness_px == pytest.approx(np.mean(seen), abs=1e-9)
+        assert core.shell_thickness_sd_px == pytest.approx(np.std(seen, ddof=1), abs=1e-9)
+    assert found.shell_thickness_px.notna().sum() > 5
 
 
 def test_measured_shells_pass_the_check_of_the_table():

@@ -11,7 +11,15 @@ from tem_pipeline.errors import UserError
 from tem_pipeline.particles import measurement
 from tem_pipeline.particles.measurement import measure_particles
 from tem_pipeline.particles.schema import MEASURED_FIELDS, NM_COLUMNS
-from tem_pipeline_tests.particles.shapes import OFFSETS, block, disc, ellipse, rectangle, ring
+from tem_pipeline_tests.particles.shapes import (
+    OFFSETS,
+    block,
+    disc,
+    ellipse,
+    particle_sheet,
+    rectangle,
+    ring,
+)
 
 LENGTHS = ["equivalent_diameter", "perimeter", "feret_max", "feret_min"]
 PLACES = {"centroid_y", "centroid_x", "bbox_top", "bbox_left", "bbox_bottom", "bbox_right"}
@@ -234,6 +242,27 @@ def test_areas_moments_and_perimeters_equal_scikit_image(seed, dtype):
         assert np.allclose(ours[column], theirs[name], rtol=1e-6, atol=1e-6), name
     turn = (ours.orientation_rad - theirs["orientation"]).abs()[ours.eccentricity > 0.05] % np.pi
     assert np.minimum(turn, np.pi - turn).max() < 1e-6
+
+
+def test_on_a_crowded_micrograph_hull_based_columns_differ_from_scikit_image_as_the_pixels_shapes_do():
+    cores, _ = particle_sheet(1024)
+    ours = measure_particles(cores)
+    names = ["label", "area", "perimeter_crofton", "feret_diameter_max", "solidity", "inertia_tensor_eigvals"]
+    theirs = pd.DataFrame(regionprops_table(cores, properties=names))
+    assert len(ours) == len(theirs) > 600
+    assert (ours.label == theirs.label).all()
+    assert np.allclose(ours.area_px, theirs.area, rtol=1e-6)
+    assert np.allclose(ours.perimeter_px, theirs.perimeter_crofton, rtol=1e-6)
+    moments = 1 - theirs["inertia_tensor_eigvals-1"] / theirs["inertia_tensor_eigvals-0"]
+    assert np.allclose(ours.eccentricity**2, moments, atol=1e-6)
+    # scikit-image's pixel is a diamond: the octagon reaches 0.08 px further on either side, along diagonals.
+    longer = ours.feret_max_px - theirs.feret_diameter_max
+    assert longer.min() > -1e-9
+    assert longer.max() < 2 * (np.sqrt(2) * measurement._OCTAGON - 0.5 / np.sqrt(2)) + 1e-9
+    # Its hull is that of the diamonds, so it holds up to half a pixel more all along the rim.
+    more = theirs.area / theirs.solidity - ours.area_px / ours.solidity
+    assert more.min() > -1e-6
+    assert (more <= ours.perimeter_px / 2).all()
 
 
 @pytest.mark.parametrize("seed", range(2))

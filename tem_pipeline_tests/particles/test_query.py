@@ -180,8 +180,42 @@ def test_a_broken_table_is_named(lake):
     broken = lake / "particle_table" / "session=broken" / "part-0.parquet"
     broken.parent.mkdir()
     broken.write_bytes(b"PAR1 and no more")
-    with pytest.raises(UserError, match=r"session=broken"):
-        run_query(lake, "SELECT 1")
+    for query in ("SELECT count(*) FROM particle_table", "SELECT max(area_px) FROM particle_table"):
+        with pytest.raises(UserError, match=r"session=broken"):
+            run_query(lake, query)
+
+
+def test_a_broken_table_does_not_keep_other_sessions_and_assets_from_being_asked(lake):
+    broken = lake / "particle_table" / "session=broken" / "part-0.parquet"
+    broken.parent.mkdir()
+    broken.write_bytes(b"PAR1 and no more")
+    assert run_query(lake, "SELECT n FROM sample_summary").to_pylist() == [{"n": 6}]
+    assert run_query(lake, "SELECT label FROM particle_table WHERE session = 'monday'").num_rows == 2
+
+
+def test_one_session_is_read_from_its_own_file_alone(lake):
+    for session in SESSIONS:
+        expected = conform(
+            pq.read_table(
+                lake / "particle_table" / f"session={session}" / "part-0.parquet", partitioning=None
+            ),
+            PARTICLE_SCHEMA,
+        )
+        answer = run_query(lake, f"SELECT * FROM particle_table WHERE session = '{session}'")
+        assert answer.drop_columns(["session"]).to_pylist() == expected.to_pylist()
+    with connect(lake) as connection:
+        plan = connection.execute("EXPLAIN ANALYZE SELECT * FROM particle_table WHERE session = 'monday'")
+        assert "Scanning Files: 1/3" in plan.fetchall()[0][1]
+
+
+def test_a_query_sees_the_views_that_it_lists(lake):
+    listed = (
+        "SELECT table_name FROM information_schema.tables WHERE table_name <> 'particle_table' ORDER BY 1"
+    )
+    names = run_query(lake, listed)["table_name"].to_pylist()
+    assert names == ["sample_summary", "size_distributions", "structure_activity"]
+    both = "SELECT count(*) AS n FROM Particle_Table JOIN sample_summary USING (sample_id)"
+    assert run_query(lake, both).to_pylist() == [{"n": 6}]
 
 
 def test_a_lake_in_an_object_store_is_queried_alike():

@@ -8,6 +8,7 @@ from scipy import ndimage
 from tem_pipeline.micrographs.specimens import Population, place_particles, rasterise
 from tem_pipeline.segmentation.instances import label_instances
 from tem_pipeline.segmentation.metrics import match_instances
+from tem_pipeline.segmentation import touching
 from tem_pipeline.segmentation.touching import split_touching
 
 Range = tuple[float, float]
@@ -204,3 +205,25 @@ def test_of_real_hand_drawn_masks_only_the_two_particles_that_touch_are_cut_apar
         cut[file.stem] = len(split_touching(label_instances(mask, 20))[1])
     assert {name for name, pieces in cut.items() if pieces} == {"crop_17"}
     assert cut["crop_17"] == 2
+
+
+@pytest.mark.parametrize("strip_px", [2**20, 500])
+def test_all_particles_at_once_are_found_convex_as_lines_through_each_of_them_say(monkeypatch, strip_px):
+    monkeypatch.setattr(touching, "_STRIP_PX", strip_px)
+    for seed, sigma in enumerate((0.7, 1.5, 4)):
+        noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(120, 150)), sigma)
+        labels = label_instances(noise > 0.5 * noise.std(), 1)
+        count = int(labels.max())
+        found = touching._are_convex(labels, count)
+        for number in range(1, count + 1):
+            mask = np.pad(labels == number, 1)
+            mirrored, entered = mask[:, ::-1], []
+            for lines in (
+                mask,
+                mask.T,
+                [mask.diagonal(k) for k in range(-len(mask) + 1, mask.shape[1])],
+                [mirrored.diagonal(k) for k in range(-len(mask) + 1, mask.shape[1])],
+            ):
+                entered += [np.count_nonzero(np.diff(line.astype(int)) == 1) for line in lines]
+            assert found[number] == (max(entered) <= 1), (seed, number)
+        assert 0 < found[1:].sum() < count

@@ -1,6 +1,7 @@
 """The assets over all sessions: samples summed up, and held against their measured activity.
 
 Assets carry no return annotation: by `MaterializeResult` Dagster would take them to have no value.
+Pictures are imported where they are drawn: matplotlib takes half as long to load as Dagster.
 """
 
 import re
@@ -13,7 +14,6 @@ from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.resources import Platform
 from tem_pipeline.particles.activity import read_activity, structure_activity_of, unknown_samples
 from tem_pipeline.particles.distributions import sample_summary as summarise_samples
-from tem_pipeline.reports.figures import figure_png, structure_activity_figure
 from tem_pipeline.storage import complete_sessions, read_table, write_bytes
 
 GROUP: dict[str, Any] = {
@@ -74,6 +74,8 @@ def sample_summary(platform: Platform):
 )
 def structure_activity(platform: Platform):
     """Samples joined with activity/*.csv: correlations with intervals, lines, and pictures below reports/."""
+    from tem_pipeline.reports.figures import figure_png, structure_activity_figure
+
     sample_summary = read_table(platform.layout.table("analysis/sample_summary"))
     measurements, problems = read_activity(platform.layout.data_root / "activity")
     problems = pd.concat([problems, unknown_samples(sample_summary, measurements)], ignore_index=True)

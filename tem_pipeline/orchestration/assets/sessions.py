@@ -1,6 +1,7 @@
 """The assets of one session: from its folder of microscope files to its particle table and statistics.
 
 Assets carry no return annotation: by `MaterializeResult` Dagster would take them to have no value.
+Pictures are imported where they are drawn: matplotlib takes half as long to load as Dagster.
 """
 
 from typing import Any
@@ -17,8 +18,6 @@ from tem_pipeline.orchestration.resources import Platform, SessionLock, session_
 from tem_pipeline.particles.distributions import size_distributions as distribute
 from tem_pipeline.particles.schema import check_particle_table
 from tem_pipeline.particles.table import measure_session
-from tem_pipeline.reports.figures import distribution_figure, figure_png, overlay_png
-from tem_pipeline.reports.session_report import report_page, write_report
 from tem_pipeline.segmentation.inference import Segmentation, load_model
 from tem_pipeline.segmentation.masks import predict_session_masks
 
@@ -97,6 +96,8 @@ def predicted_masks(
 
     As long as there is no champion they are made by the pretrained model.
     """
+    from tem_pipeline.reports.figures import overlay_png
+
     layout, settings = platform.layout, platform.settings
     folder = tracking.champion_or_pretrained(platform.store, layout)
     model = load_model(folder, settings.threads, settings.precision)
@@ -192,6 +193,8 @@ def size_distributions(
     particle_table: pd.DataFrame,
 ):
     """Count, mean, standard deviation, median and histogram of each measurand."""
+    from tem_pipeline.reports.figures import distribution_figure, figure_png
+
     session = context.partition_key
     sample_id = raw_tem_images["sample_id"].iloc[0] if len(raw_tem_images) else session
     distributions = distribute(
@@ -227,6 +230,8 @@ def session_report(
     size_distributions: pd.DataFrame,
 ) -> dg.MaterializeResult:
     """A page with pictures, reports/SESSION/index.html; the lake holds nothing of it."""
+    from tem_pipeline.reports.session_report import report_page, write_report
+
     session, layout = context.partition_key, platform.layout
     page = report_page(
         raw_tem_images,

@@ -1,6 +1,7 @@
 """The training assets: annotated sets to models in MLflow, their comparison, and the champion.
 
 Assets carry no return annotation: by `MaterializeResult` Dagster would take them to have no value.
+Pictures are imported where they are drawn: matplotlib takes half as long to load as Dagster.
 """
 
 import tempfile
@@ -20,7 +21,6 @@ from tem_pipeline.annotation.splitting import PARTS, split_sources
 from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.resources import Platform, TrainingPlan
-from tem_pipeline.reports.figures import figure_png, loss_comparison_figure, overlay_png
 from tem_pipeline.segmentation.baseline import otsu_watershed
 from tem_pipeline.segmentation.evaluation import (
     COUNTS,
@@ -74,6 +74,8 @@ def annotated_images(platform: Platform, training_plan: TrainingPlan):
 
 
 def _annotation_png(image: AnnotatedImage) -> bytes:
+    from tem_pipeline.reports.figures import overlay_png
+
     cores = image.class_map == len(image.classes) - 1
     shells = image.class_map > 0 if "shell" in image.classes else None
     return overlay_png(
@@ -227,6 +229,8 @@ def _train(
         return {name: float(summary[name]) for name in SCORE_NAMES}, diameter_uncertainty(evaluated)
 
     def figure(model_folder: Path) -> bytes:
+        from tem_pipeline.reports.figures import figure_png, loss_comparison_figure
+
         model = load_model(model_folder, settings.threads, settings.precision)
         shown = validation[:2]
         found = [_cores(model, image) for image in shown]
@@ -332,6 +336,8 @@ def _trained_models(platform: Platform, dataset_hash: str) -> pd.DataFrame:
 )
 def loss_comparison(platform: Platform, annotated_images: pd.DataFrame):
     """The paper's table 1 and figure 4 for our data: every loss on the test images, beside Otsu's."""
+    from tem_pipeline.reports.figures import figure_png, loss_comparison_figure
+
     models = _trained_models(platform, annotated_images["dataset_hash"].iloc[0])
     loaded = [
         load_model(
