@@ -6,9 +6,9 @@ from PIL import Image
 from scipy import ndimage
 
 from tem_pipeline.micrographs.simulation import Population, place_particles, rasterise
+from tem_pipeline.segmentation import touching
 from tem_pipeline.segmentation.instances import label_instances
 from tem_pipeline.segmentation.metrics import match_instances
-from tem_pipeline.segmentation import touching
 from tem_pipeline.segmentation.touching import split_touching
 
 Range = tuple[float, float]
