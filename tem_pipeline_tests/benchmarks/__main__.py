@@ -69,8 +69,8 @@ def markdown(results: dict[str, Any]) -> str:
         "# Benchmarks",
         "",
         "Written by `make bench`. Numbers of different machines aren't comparable.",
-        "Values are medians, with quartiles over the repeats in brackets. What is compared runs in turns with",
-        "what it is compared with; the ratio is the median over the pairs.",
+        "Values are medians, with quartiles over the repeats in brackets. What is compared runs in turns",
+        "with what it is compared with; the ratio is the median over the pairs.",
     ]
     for result in results.values():
         lines += [
