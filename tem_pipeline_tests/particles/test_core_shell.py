@@ -179,8 +179,8 @@ def walked(cores: np.ndarray, shells: np.ndarray, core: pd.Series, angle: float)
 
 @pytest.mark.parametrize("seed", range(2))
 def test_shells_are_those_of_radii_walked_one_by_one_and_of_pixels_counted_one_by_one(seed):
-    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(90, 80)), 2.5)
-    cores, n = ndimage.label(noise > 0.7 * noise.std())
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(120, 110)), 2)
+    cores, n = ndimage.label(noise > 1.3 * noise.std())
     shells, _ = ndimage.label(ndimage.binary_dilation(cores % 5 > 0, np.ones((3, 3)), 2))
     found = measured(cores, shells)
     assert len(found) == n > 10
