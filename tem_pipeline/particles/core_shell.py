@@ -13,6 +13,8 @@ DIRECTIONS = 72
 MINIMUM_SEEN = 0.5
 
 _STEP_PX = 0.5
+# Less than one half by more than rounding errors, so that turning the image doesn't turn a decision.
+_HALF = 0.5 - 1e-9
 _RADII_AT_ONCE = 2**15
 _CHUNK_PX = 2**20
 
@@ -177,7 +179,7 @@ def _radial_thickness(
         share = _share(labels, own_core[active], y0[active] + r * dy[active], x0[active] + r * dx[active])
         # A centroid may lie beside its core; radii begin in the core all the same.
         share[r == 0] = 1
-        entered = share >= 0.5
+        entered = share >= _HALF
         inside = share[entered]
         rim[active[entered]] = r[entered] + _STEP_PX * (inside - 0.5) / (inside - beyond[active[entered]])
         beyond[active] = share
@@ -186,14 +188,14 @@ def _radial_thickness(
 
     outer = rim.copy()
     before = _share(shell_labels, own_shell, y0 + rim * dy, x0 + rim * dx)
-    active = np.flatnonzero(before >= 0.5)
+    active = np.flatnonzero(before >= _HALF)
     steps = 0
     while active.size:
         r = rim[active] + (steps + 1) * _STEP_PX
         share = _share(
             shell_labels, own_shell[active], y0[active] + r * dy[active], x0[active] + r * dx[active]
         )
-        leaves = share < 0.5
+        leaves = share < _HALF
         last = before[active]
         crossing = r - _STEP_PX + _STEP_PX * (last - 0.5) / np.where(leaves, last - share, 1)
         outer[active[leaves]] = crossing[leaves]

@@ -128,7 +128,7 @@ def _are_convex(labels: np.ndarray, count: int) -> np.ndarray:
             for k, line in enumerate((y, x, x - y, x + y)):
                 np.minimum.at(low[k], number, line)
                 np.maximum.at(high[k], number, line)
-    return (entries <= high - low + 1).all(axis=0)
+    return np.all(entries <= high - low + 1, axis=0)
 
 
 def _lobes(

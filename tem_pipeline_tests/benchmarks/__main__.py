@@ -68,9 +68,9 @@ def markdown(results: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench`. Numbers of different machines aren't comparable. Values are medians, with",
-        "quartiles over the repeats in brackets. What is compared runs in turns with what it is compared with, and",
-        "the ratio is the median over the pairs.",
+        "Written by `make bench`. Numbers of different machines aren't comparable.",
+        "Values are medians, with quartiles over the repeats in brackets. What is compared runs in turns",
+        "with what it is compared with; the ratio is the median over the pairs.",
     ]
     for result in results.values():
         lines += [

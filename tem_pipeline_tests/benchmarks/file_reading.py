@@ -60,10 +60,9 @@ def _write(folder: Path, pixels: np.ndarray) -> list[Path]:
     )
     # Little-endian as tifffile writes, big-endian as ImageJ does.
     per_nm = (1 / PIXEL_SIZE_NM, 1 / PIXEL_SIZE_NM)
-    for path, order in zip(paths[1:3], "<>", strict=True):
-        tifffile.imwrite(
-            path, pixels, imagej=True, byteorder=order, resolution=per_nm, metadata={"unit": "nm"}
-        )
+    unit = {"unit": "nm"}
+    tifffile.imwrite(paths[1], pixels, imagej=True, byteorder="<", resolution=per_nm, metadata=unit)
+    tifffile.imwrite(paths[2], pixels, imagej=True, byteorder=">", resolution=per_nm, metadata=unit)
     with mrcfile.new(paths[3]) as file:
         file.set_data(pixels)
         file.voxel_size = 10 * PIXEL_SIZE_NM

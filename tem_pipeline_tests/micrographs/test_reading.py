@@ -473,6 +473,17 @@ def test_pixels_on_which_nothing_can_be_measured_are_refused(tmp_path, data, why
     assert why in refusal(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize(("value", "why"), [(np.nan, "1 of its pixels are not finite"), (7, "same value")])
+def test_faults_are_also_found_where_a_file_holds_columns_instead_of_rows(tmp_path, value, why):
+    data = np.full((40, 56), 7, np.float32)
+    data[31, 5] = value
+    write_berkeley(tmp_path / "a.emd", {"image": data})
+    assert why in refusal(tmp_path / "a.emd")
+    data[31, 5], data[0, 0] = 7, 8
+    write_berkeley(tmp_path / "b.emd", {"image": data})
+    assert read_micrographs(tmp_path / "b.emd")[0].image.flags.f_contiguous
+
+
 def test_large_finite_values_are_no_fault(tmp_path):
     data = np.random.default_rng(0).random((32, 32)).astype(np.float32) * np.float32(3e38)
     tifffile.imwrite(tmp_path / "a.tif", data)

@@ -29,6 +29,18 @@ def test_the_workspace_and_the_settings_of_dagster_load_cleanly(tmp_path: Path):
     assert validated.returncode == 0, validated.stderr
 
 
+def test_what_only_runs_need_is_not_loaded_with_the_code_location():
+    program = (
+        "import sys, tem_pipeline.definitions;"
+        "print({'matplotlib', 'scipy.stats', 'skimage.morphology', 'skimage.segmentation', 'tensorflow',"
+        " 'mlflow', 'openvino', 'rsciio', 'duckdb'} & set(sys.modules))"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "set()"
+
+
 def test_the_assets_are_those_of_the_design(definitions: dg.Definitions):
     dg.Definitions.validate_loadable(definitions)
     keys = {key.to_user_string() for key in definitions.resolve_asset_graph().get_all_asset_keys()}

@@ -140,6 +140,9 @@ def test_many_particles_at_once_are_measured_as_one_by_one(monkeypatch):
     assert together.shell_thickness_px.notna().sum() == 20
 
 
+HALF = 0.5 - 1e-9
+
+
 def share(labels: np.ndarray, own: int, y: float, x: float) -> float:
     top, left = int(np.floor(y)), int(np.floor(x))
     total = 0.0
@@ -160,13 +163,13 @@ def walked(cores: np.ndarray, shells: np.ndarray, core: pd.Series, angle: float)
     rim, before = 0.0, 1.0
     for k in range(2 * sum(cores.shape)):
         here = at(cores, core.label, 0.5 * (k + 1))
-        if before >= 0.5 > here:
+        if before >= HALF > here:
             rim = 0.5 * k + 0.5 * (before - 0.5) / (before - here)
         before = here
     outer, before, k = rim, at(shells, core.shell_label, rim), 0
-    while before >= 0.5:
+    while before >= HALF:
         here = at(shells, core.shell_label, rim + 0.5 * (k + 1))
-        if here < 0.5:
+        if here < HALF:
             outer = rim + 0.5 * k + 0.5 * (before - 0.5) / (before - here)
         before, k = here, k + 1
     row, column = round(y0 + (outer + 1) * dy), round(x0 + (outer + 1) * dx)
@@ -176,8 +179,8 @@ def walked(cores: np.ndarray, shells: np.ndarray, core: pd.Series, angle: float)
 
 @pytest.mark.parametrize("seed", range(2))
 def test_shells_are_those_of_radii_walked_one_by_one_and_of_pixels_counted_one_by_one(seed):
-    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(90, 80)), 2.5)
-    cores, n = ndimage.label(noise > 0.7 * noise.std())
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(120, 110)), 2)
+    cores, n = ndimage.label(noise > 1.3 * noise.std())
     shells, _ = ndimage.label(ndimage.binary_dilation(cores % 5 > 0, np.ones((3, 3)), 2))
     found = measured(cores, shells)
     assert len(found) == n > 10
