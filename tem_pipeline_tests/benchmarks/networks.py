@@ -1,0 +1,172 @@
+"""The network on its own, on a large micrograph and in a whole process, beside Keras and a matrix product."""
+
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tem_pipeline.micrographs.intensity import standardise
+from tem_pipeline.micrographs.simulation import simulate_micrograph, write_micrograph
+from tem_pipeline.segmentation.inference import load_model, predict_classes, predict_strips
+from tem_pipeline.segmentation.networks import unet
+from tem_pipeline.segmentation.training import Profile, export_model, prepare_keras, train_network
+from tem_pipeline.settings import Settings
+from tem_pipeline_tests.benchmarks.measurements import Measurement, compared, run_quietly
+
+TILE_PX = 512
+GFLOP_OF_256 = 19.1  # ds_unet of base width 64 on 256 × 256 px
+
+_KERAS_PROCESS = """
+import sys
+import numpy, keras, tifffile, pandas
+from skimage.measure import label, regionprops_table
+image = tifffile.imread(sys.argv[1]).astype("float32")
+image = (image - numpy.median(image)) / image.std()
+model = keras.models.load_model(sys.argv[2], compile=False)
+found = model.predict(image[None, ..., None], verbose=0)[0].argmax(-1) == 1
+table = regionprops_table(label(found), properties=("area", "centroid", "perimeter_crofton"))
+pandas.DataFrame(table).to_parquet(sys.argv[3])
+"""
+
+
+def segmenting_2048_px() -> list[Measurement]:
+    """Segmenting 2048 × 2048 px, base width 64, two classes, tiles and blending included."""
+    folder, keras_model = _trained(64)
+    model = load_model(folder, Settings().threads)
+    image = _micrograph(2048)
+    tiles = np.stack(
+        [
+            image[top : top + TILE_PX, left : left + TILE_PX]
+            for top in range(0, 2048, TILE_PX)
+            for left in range(0, 2048, TILE_PX)
+        ]
+    )[..., np.newaxis]
+    plain_unet = unet(64, 2, seed=0)
+    class_map, _ = predict_classes(model, image)
+
+    def predict_with_keras(tile: np.ndarray) -> np.ndarray:
+        return keras_model.predict(tile[np.newaxis, :, :, np.newaxis], verbose=0)[0]
+
+    strips = predict_strips(predict_with_keras, image)
+    by_keras = np.concatenate([probability.argmax(axis=-1) for _, probability in strips])
+    what = f"ds_unet by OpenVINO in {_precision()}"
+    return [
+        compared(
+            what,
+            lambda: predict_classes(model, image),
+            "Keras `predict` of the same network on 512 × 512 px tiles",
+            lambda: keras_model.predict(tiles, batch_size=1, verbose=0),
+            5,
+            at_least=2.7,
+        ),
+        compared(
+            what,
+            lambda: predict_classes(model, image),
+            "Keras `predict` of `unet` on the same tiles",
+            lambda: plain_unet.predict(tiles, batch_size=1, verbose=0),
+            3,
+            at_least=8.5,
+        ),
+        Measurement("pixels of another class than by Keras", 100 * np.mean(class_map != by_keras), "%", 0.1),
+    ]
+
+
+def network_alone() -> list[Measurement]:
+    """The network alone, base width 64 on 256 × 256 px, beside a matrix product of as many operations."""
+    import openvino
+    from openvino import opset13 as operations
+
+    folder, _ = _trained(64)
+    model = load_model(folder, Settings().threads)
+    tile = _micrograph(256)
+    side = round((GFLOP_OF_256 * 1e9 / 2) ** (1 / 3))
+    left, right = (operations.parameter([side, side], np.float32) for _ in range(2))
+    product = openvino.Core().compile_model(
+        openvino.Model([operations.matmul(left, right, False, False)], [left, right]),
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": _precision(), "INFERENCE_NUM_THREADS": str(Settings().threads)},
+    )
+    matrices = [np.random.default_rng(k).standard_normal((side, side), np.float32) for k in range(2)]
+    request = product.create_infer_request()
+    return [
+        compared(
+            f"ds_unet by OpenVINO in {_precision()}, {GFLOP_OF_256} GFLOP",
+            lambda: model.predict_tile(tile),
+            f"product of two {side} × {side} matrices in the same precision",
+            lambda: request.infer(matrices),
+            20,
+            at_least=0.8,
+        )
+    ]
+
+
+def one_file() -> list[Measurement]:
+    """One file of 512 × 512 px, the whole process."""
+    folder, _ = _trained(64)
+    weights = next(folder.glob("*/model.keras"))
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "image.tif"
+        write_micrograph(file, simulate_micrograph(np.random.default_rng(0)))
+        ours = [sys.executable, "-m", "tem_pipeline.cli", "segment", str(file), "--model", str(folder)]
+        return [
+            compared(
+                "`tem-pipeline segment`",
+                lambda: run_quietly([*ours, "--out", f"{name}/out"]),
+                "a script that does it by Keras and scikit-image",
+                lambda: run_quietly(
+                    [sys.executable, "-c", _KERAS_PROCESS, str(file), str(weights), f"{name}/table.parquet"]
+                ),
+                5,
+                limit=5,
+                at_least=4,
+            )
+        ]
+
+
+@cache
+def _trained(base_width: int) -> tuple[Path, Any]:
+    """Train a network for a minute on simulated cores; give its model folder and its Keras form."""
+    prepare_keras(Settings().threads)
+    crops, maps = zip(*(_crop(index) for index in range(64)), strict=True)
+    trained = train_network(
+        np.stack(crops[:56]),
+        np.stack(maps[:56]),
+        list(zip(crops[56:], maps[56:], strict=True)),
+        classes=("background", "core"),
+        loss="dice",
+        profile=Profile("bench", base_width, 128, 56, 60, 20, learning_rate=3e-3),
+    )
+    folder = Path(tempfile.mkdtemp(prefix="tem_bench_"))
+    export_model(
+        trained,
+        folder,
+        name="bench",
+        version="1",
+        loss="dice",
+        network="ds_unet",
+        base_width=base_width,
+        classes=("background", "core"),
+    )
+    return folder, trained.model
+
+
+def _crop(index: int) -> tuple[np.ndarray, np.ndarray]:
+    drawn = simulate_micrograph(np.random.default_rng((1, index)), shape=(128, 128))
+    return standardise(drawn.image, drawn.mode), (drawn.cores > 0).astype(np.uint8)
+
+
+@cache
+def _micrograph(side_px: int) -> np.ndarray:
+    drawn = simulate_micrograph(np.random.default_rng(2), shape=(side_px, side_px))
+    return standardise(drawn.image, drawn.mode)
+
+
+@cache
+def _precision() -> str:
+    import openvino
+
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if "BF16" in capabilities else "f32"
