@@ -14,6 +14,7 @@ from typing import Any
 from tem_pipeline.settings import PROJECT_ROOT
 from tem_pipeline_tests.benchmarks.file_reading import reading_4k_files
 from tem_pipeline_tests.benchmarks.measurements import Measurement, Spread, machine
+from tem_pipeline_tests.benchmarks.networks import network_alone, one_file, segmenting_2048_px
 from tem_pipeline_tests.benchmarks.particle_measuring import (
     measuring_ten_thousand_particles,
     splitting_touching_particles,
@@ -24,6 +25,9 @@ from tem_pipeline_tests.benchmarks.session_folders import ten_thousand_session_f
 from tem_pipeline_tests.benchmarks.starting import starting_programs
 
 BENCHMARKS: list[Callable[[], list[Measurement]]] = [
+    segmenting_2048_px,
+    network_alone,
+    one_file,
     measuring_ten_thousand_particles,
     splitting_touching_particles,
     statistics_of_ten_thousand_particles,

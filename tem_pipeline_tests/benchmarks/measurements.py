@@ -3,6 +3,8 @@
 import os
 import platform
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+
+from tem_pipeline.settings import PROJECT_ROOT
 
 PACKAGES = (
     *("dagster", "duckdb", "h5py", "mrcfile", "numpy", "openvino", "pandas", "pyarrow", "rosettasciio"),
@@ -130,6 +134,13 @@ def _processor_s() -> float:
 def _quartiles(values: list[float] | np.ndarray) -> Spread:
     low, high = np.percentile(values, (25, 75))
     return float(low), float(high)
+
+
+def run_python(*arguments: str) -> None:
+    """Run Python in a process of its own, from the project's folder; it must end well."""
+    subprocess.run(
+        [sys.executable, *arguments], cwd=PROJECT_ROOT, check=True, stdout=subprocess.DEVNULL, timeout=600
+    )
 
 
 def machine() -> dict[str, str]:

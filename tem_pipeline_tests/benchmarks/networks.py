@@ -1,6 +1,5 @@
 """The network on its own, on a large micrograph and in a whole process, beside Keras and a matrix product."""
 
-import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,7 @@ from tem_pipeline.segmentation.inference import load_model, predict_classes, pre
 from tem_pipeline.segmentation.networks import unet
 from tem_pipeline.segmentation.training import Profile, export_model, prepare_keras, train_network
 from tem_pipeline.settings import Settings
-from tem_pipeline_tests.benchmarks.measurements import Measurement, compared, run_quietly
+from tem_pipeline_tests.benchmarks.measurements import Measurement, compared, run_python
 
 TILE_PX = 512
 GFLOP_OF_256 = 19.1  # ds_unet of base width 64 on 256 × 256 px
@@ -110,15 +109,13 @@ def one_file() -> list[Measurement]:
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "image.tif"
         write_micrograph(file, simulate_micrograph(np.random.default_rng(0)))
-        ours = [sys.executable, "-m", "tem_pipeline.cli", "segment", str(file), "--model", str(folder)]
+        ours = ["-m", "tem_pipeline.cli", "segment", str(file), "--model", str(folder)]
         return [
             compared(
                 "`tem-pipeline segment`",
-                lambda: run_quietly([*ours, "--out", f"{name}/out"]),
+                lambda: run_python(*ours, "--out", f"{name}/out"),
                 "a script that does it by Keras and scikit-image",
-                lambda: run_quietly(
-                    [sys.executable, "-c", _KERAS_PROCESS, str(file), str(weights), f"{name}/table.parquet"]
-                ),
+                lambda: run_python("-c", _KERAS_PROCESS, str(file), str(weights), f"{name}/table.parquet"),
                 5,
                 limit=5,
                 at_least=4,

@@ -1,15 +1,12 @@
 """Whole processes: what it takes until the code location is loaded, and until a command answers."""
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import tifffile
 
-from tem_pipeline.settings import PROJECT_ROOT
-from tem_pipeline_tests.benchmarks.measurements import Measurement, compared, repeated
+from tem_pipeline_tests.benchmarks.measurements import Measurement, compared, repeated, run_python
 
 REPEATS = 7
 
@@ -24,23 +21,17 @@ def starting_programs() -> list[Measurement]:
         return [
             compared(
                 "loading the code location",
-                lambda: _run("-c", "import tem_pipeline.definitions"),
+                lambda: run_python("-c", "import tem_pipeline.definitions"),
                 "import dagster",
-                lambda: _run("-c", "import dagster"),
+                lambda: run_python("-c", "import dagster"),
                 REPEATS,
                 at_most=2.5,
             ),
-            repeated("import tem_pipeline.cli", lambda: _run("-c", "import tem_pipeline.cli"), REPEATS),
-            repeated("tem-pipeline --help", lambda: _run(*command, "--help"), REPEATS),
+            repeated("import tem_pipeline.cli", lambda: run_python("-c", "import tem_pipeline.cli"), REPEATS),
+            repeated("tem-pipeline --help", lambda: run_python(*command, "--help"), REPEATS),
             repeated(
                 "tem-pipeline info, a TIFF of 2048 × 2048 px",
-                lambda: _run(*command, "info", str(image)),
+                lambda: run_python(*command, "info", str(image)),
                 REPEATS,
             ),
         ]
-
-
-def _run(*arguments: str) -> None:
-    subprocess.run(
-        [sys.executable, *arguments], cwd=PROJECT_ROOT, check=True, stdout=subprocess.DEVNULL, timeout=600
-    )
