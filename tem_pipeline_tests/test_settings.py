@@ -6,6 +6,7 @@ import pytest
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.settings import PROJECT_ROOT, load_settings, resolve_root, settings_table
+from tem_pipeline.storage import layout_of
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +24,14 @@ def test_relative_roots_lie_below_the_project_whatever_the_working_directory(mon
 
 def test_a_root_may_be_elsewhere_than_on_this_machine():
     assert str(resolve_root("memory://lake/data")) == "memory://lake/data"
+
+
+def test_the_pretrained_model_lies_in_the_project_whatever_the_models_root(monkeypatch, tmp_path: Path):
+    monkeypatch.delenv("TEM_PRETRAINED_MODEL")
+    monkeypatch.setenv("TEM_MODELS_ROOT", str(tmp_path / "models"))
+    layout = layout_of(load_settings())
+    assert Path(str(layout.champion)) == tmp_path / "models/champion"
+    assert Path(str(layout.pretrained)) == PROJECT_ROOT / "models/pretrained"
 
 
 def test_the_environment_wins_and_is_named_as_the_origin(monkeypatch):

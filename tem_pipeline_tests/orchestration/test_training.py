@@ -35,13 +35,17 @@ def parameters(card: ModelCard, layout: Layout) -> dict[str, str]:
     return mlflow.MlflowClient(tracking.store_of(Settings(), layout).uri).get_run(card.run_id).data.params
 
 
-def test_a_training_from_the_pretrained_model_has_its_width_and_the_first_model_is_champion(layout: Layout):
+def test_a_training_from_the_pretrained_model_has_its_width_and_the_first_model_is_champion(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+):
     train_sets(["small"], "quick", ["dice"])
     first = read_card(layout.champion)
     assert (first.base_width, first.version, first.pixel_size_nm) == (4, "1", pytest.approx((0.1, 0.1)))
-    # Laid where the project's lies, and a laboratory without a champion begins from it.
     Path(str(layout.champion)).rename(str(layout.pretrained))
-    Path(str(layout.mlflow)).rename(str(layout.models_root / "former"))
+    # Another laboratory, which has no champion.
+    monkeypatch.setenv("TEM_MODELS_ROOT", f"{layout.models_root}_of_others")
+    load_settings.cache_clear()
+    layout = layout_of(load_settings())
     elsewhere = ("an image of the pretraining",)
     write_card(layout.pretrained, replace(first, name="pretrained", version="9", training_images=elsewhere))
     train_sets(["small"], "standard", ["dice"], start_from="pretrained")
