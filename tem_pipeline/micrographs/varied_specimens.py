@@ -21,6 +21,7 @@ from tem_pipeline.micrographs.imaging import (
     Mode,
     form_image,
 )
+from tem_pipeline.micrographs.parameters import Range
 from tem_pipeline.micrographs.simulation import simulate_micrograph
 from tem_pipeline.micrographs.specimens import Placement, Population, place_particles
 
@@ -47,7 +48,9 @@ class VariedMicrograph:
     kind: str
 
 
-def simulate_varied_micrograph(rng: np.random.Generator, size: int = 384) -> VariedMicrograph:
+def simulate_varied_micrograph(
+    rng: np.random.Generator, size: int = 384, diameters_px: Range | None = None
+) -> VariedMicrograph:
     """Draw a specimen and a microscope at random, and image the one with the other.
 
     Parameters
@@ -55,6 +58,9 @@ def simulate_varied_micrograph(rng: np.random.Generator, size: int = 384) -> Var
     rng : Generator
     size : int
         Side of the image in px.
+    diameters_px : (float, float), optional
+        Mean diameters of the cores are drawn between these, evenly in their logarithm; by default from 6 to
+        130, on supports to 45, and in sessions from 8 to 60.
 
     Returns
     -------
@@ -62,9 +68,10 @@ def simulate_varied_micrograph(rng: np.random.Generator, size: int = 384) -> Var
     """
     kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
     if kind == "session":
-        image, class_map, mode = _session_image(rng, size)
+        image, class_map, mode = _session_image(rng, size, diameters_px or (8, 60))
     else:
-        image, class_map, mode = _specimen_image(rng, size, kind)
+        widest = 45 if kind == "supported" else LARGEST_PX
+        image, class_map, mode = _specimen_image(rng, size, kind, diameters_px or (SMALLEST_PX, widest))
     image = _operator(rng, image.astype(np.float32))
     image, class_map = _distractors(rng, image, class_map)
     if rng.random() < 0.5:
@@ -78,7 +85,9 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(math.log(low), math.log(high))))
 
 
-def _session_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, Mode]:
+def _session_image(
+    rng: np.random.Generator, size: int, diameters_px: Range
+) -> tuple[np.ndarray, np.ndarray, Mode]:
     mode: Mode = "bright_field" if rng.random() < 0.6 else "haadf"
     mean_nm = _log_uniform(rng, 1.2, 6)
     population = Population(
@@ -88,7 +97,7 @@ def _session_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.
         touching_fraction=rng.uniform(0, 0.05),
         coverage=(0.15, 0.6),
     )
-    pixel_size_nm = mean_nm / _log_uniform(rng, 8, 60)
+    pixel_size_nm = mean_nm / _log_uniform(rng, *diameters_px)
     imaging = Imaging(mode=mode, dose=_log_uniform(rng, 150, 4000))
     drawn = simulate_micrograph(
         rng, shape=(size, size), pixel_size_nm=pixel_size_nm, population=population, imaging=imaging
@@ -98,10 +107,12 @@ def _session_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.
     return drawn.image, class_map, mode
 
 
-def _specimen_image(rng: np.random.Generator, size: int, kind: str) -> tuple[np.ndarray, np.ndarray, Mode]:
+def _specimen_image(
+    rng: np.random.Generator, size: int, kind: str, diameters_px: Range
+) -> tuple[np.ndarray, np.ndarray, Mode]:
     supported = kind == "supported"
     mode: Mode = "bright_field" if rng.random() < (0.35 if supported else 0.55) else "haadf"
-    diameter_px = _log_uniform(rng, SMALLEST_PX, 45 if supported else LARGEST_PX)
+    diameter_px = _log_uniform(rng, *diameters_px)
     mean_nm = _log_uniform(rng, 1.5, 10)
     pixel_size_nm = mean_nm / diameter_px
     # Surroundings on each side: the lens equation is periodic, and fringes reach a few of their widths.
