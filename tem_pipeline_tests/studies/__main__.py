@@ -23,7 +23,7 @@ from tem_pipeline.segmentation.training import PROFILES, Profile
 from tem_pipeline.settings import PROJECT_ROOT, load_settings
 from tem_pipeline.storage import write_bytes
 from tem_pipeline_tests.benchmarks.measurements import machine
-from tem_pipeline_tests.studies.tables import SECTIONS, losses_figure, replace_section
+from tem_pipeline_tests.studies.tables import FIGURE, SECTIONS, losses_figure, replace_section
 from tem_pipeline_tests.studies.trainings import (
     CLASSICAL,
     REAL,
@@ -37,7 +37,7 @@ from tem_pipeline_tests.studies.trainings import (
 
 WORK = PROJECT_ROOT / ".study"
 DOCS = PROJECT_ROOT / "docs"
-PAGE, RESULTS, FIGURE = "loss-study.md", "loss_study.json", "loss_study.png"
+PAGE, RESULTS = "loss-study.md", "loss_study.json"
 DATA = (SIMULATED, REAL)
 
 
@@ -114,7 +114,7 @@ def complete(jobs: Sequence[Job], work: Path, say: Callable[[str], None]) -> lis
     done = [(job.cost, rows[job.key]["seconds"]) for job in jobs if job.key in rows]
     missing = list({job.key: job for job in jobs if job.key not in rows}.values())
     for number, job in enumerate(missing, start=1):
-        row = {**job.run(), "date": datetime.now(UTC).strftime("%Y-%m-%d")}
+        row = {**job.run(), "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine()}
         write_bytes(work / f"{job.key}.json", json.dumps(row, allow_nan=False).encode())
         rows[job.key] = row
         done.append((job.cost, row["seconds"]))
@@ -140,8 +140,10 @@ def write_part(part: str, rows: list[dict[str, Any]], docs: Path) -> None:
     results = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
     results[part] = {
         "date": max(row["date"] for row in rows),
-        "machine": machine(),
-        "rows": [{name: row[name] for name in row if name != "first_test_mask"} for row in rows],
+        "machine": rows[-1]["machine"],
+        "rows": [
+            {name: row[name] for name in row if name not in ("first_test_mask", "machine")} for row in rows
+        ],
     }
     page = (docs / PAGE).read_text(encoding="utf-8")
     page = replace_section(page, part, SECTIONS[part](results[part]))

@@ -50,6 +50,11 @@ MEASURES = {
     "diameter_error": "diameter error",
 }
 
+FIGURE = "loss_study.png"
+FIGURE_4 = f"""![Image, truth, and the masks of the four losses]({FIGURE})
+
+*As the paper's figure 4: of either set the first test image by name, first seed. Blue: missed; orange: false.*"""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -143,7 +148,8 @@ def losses_section(result: dict[str, Any]) -> str:
     )
     kinds = ("agrees", "contradicts", "not decided")
     counted = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in kinds)
-    return "\n".join([*lines, "", f"Of {len(verdicts)} comparisons: {counted}.", "", _footer(result)])
+    lines += ["", f"Of {len(verdicts)} comparisons: {counted}.", "", FIGURE_4, "", _footer(result)]
+    return "\n".join(lines)
 
 
 def networks_section(result: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tem_pipeline.annotation.datasets import read_annotated_set
 from tem_pipeline.errors import UserError
-from tem_pipeline.segmentation.training import PROFILES, Profile
+from tem_pipeline.segmentation.training import Profile
 from tem_pipeline.settings import PROJECT_ROOT
 from tem_pipeline_tests.annotation.test_datasets import make_set, mask_of, save
 from tem_pipeline_tests.studies.__main__ import REHEARSAL, complete, jobs_of
@@ -38,10 +38,7 @@ SMALL = Profile("small", 4, 32, 16, 4, 2)
 def classical_jobs(count: int = 12) -> list[Job]:
     """Real work that leaves real rows, and no network to wait for."""
     data = discs_set(side_px=256)
-    return [
-        training_job(Training("discs", "none", PROFILES["quick"], seed, CLASSICAL), data, 1)
-        for seed in range(count)
-    ]
+    return [training_job(Training("discs", "none", SMALL, seed, CLASSICAL), data, 1) for seed in range(count)]
 
 
 def test_a_study_that_was_killed_goes_on_with_what_is_missing(tmp_path: Path):

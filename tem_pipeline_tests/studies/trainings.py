@@ -187,7 +187,6 @@ def train_and_evaluate(training: Training, data: AnnotatedSet, threads: int) -> 
     started = time.monotonic()
     material = PROTOCOLS[training.protocol](data.images, training.profile, training.seed)
     tests = sorted(material.test, key=lambda image: image.name)
-    crops = crops_of(tests, HELD_OUT_CROPS, training.profile.crop_px, training.seed)
     row: dict[str, Any] = {
         **asdict(training),
         "data_sha256": data.sha256,
@@ -216,6 +215,7 @@ def train_and_evaluate(training: Training, data: AnnotatedSet, threads: int) -> 
         seed=training.seed,
     )
     best = trained.history.iloc[trained.best_epoch - 1]
+    crops = crops_of(tests, HELD_OUT_CROPS, training.profile.crop_px, training.seed)
     with TemporaryDirectory() as folder:
         model = _exported(trained, Path(folder), training.loss, training.network, training.profile, threads)
         row |= {
