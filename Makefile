@@ -11,7 +11,7 @@ MODELS_ROOT := $(if $(DEMO),models/demo,$(or $(TEM_MODELS_ROOT),models))
 DAGSTER_PORT ?= 3000
 MLFLOW_PORT ?= 5000
 
-.PHONY: help demo dev test test-slow pretrained bench lint format docs lock clean
+.PHONY: help demo dev test test-slow pretrained bench study lint format docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -61,6 +61,9 @@ pretrained: $(VENV)/runtime.stamp ## train the model in models/pretrained/ anew 
 
 bench: $(VENV)/dev.stamp ## measure, and write docs/benchmarks/ (BENCH=… : only these)
 	@$(BIN)/python -m tem_pipeline_tests.benchmarks $(BENCH)
+
+study: $(VENV)/dev.stamp ## compare losses, networks and protocols, and write docs/loss-study.md (STUDY=… : only these parts)
+	@$(BIN)/python -m tem_pipeline_tests.studies $(STUDY)
 
 lint: $(VENV)/dev.stamp ## ruff and pyright
 	@$(BIN)/ruff check .

@@ -186,7 +186,8 @@ def evaluate(
     print(f"{summary['model']} on {summary['images']} images ({summary['skipped']} skipped: trained on them)")
     for name, (low, high) in summary["intervals"].items():
         interval = "one source: no interval" if low is None else f"95 % interval {low:.4f} … {high:.4f}"
-        print(f"{name:10} {summary[name]:.4f}  {interval}")
+        value = "none found" if summary[name] is None else f"{summary[name]:.4f}"
+        print(f"{name:14} {value}  {interval}")
 
 
 @app.command()

@@ -7,18 +7,31 @@ import numpy as np
 import pandas as pd
 
 from tem_pipeline.annotation.datasets import AnnotatedImage
+from tem_pipeline.segmentation import metrics
 from tem_pipeline.segmentation.inference import ModelCard, SegmentationModel, predict_classes
 from tem_pipeline.segmentation.instances import label_instances
-from tem_pipeline.segmentation.metrics import COUNTS as COUNT_NAMES
 from tem_pipeline.segmentation.metrics import (
+    BOUNDARY_COUNTS,
+    INSTANCE_COUNTS,
+    Statistics,
     bootstrap_intervals,
+    boundary_counts,
     confusion_counts,
+    instance_counts,
     match_instances,
+    pooled_boundary_f,
+    pooled_instance_f1,
+    pooled_scores,
     scores,
 )
+from tem_pipeline.segmentation.touching import split_touching
 
-COUNTS = list(COUNT_NAMES)
+COUNTS = list(metrics.COUNTS)
 SHELL_COUNTS = [f"shell_{name}" for name in COUNTS]
+CORE_COLUMNS = [*COUNTS, *BOUNDARY_COUNTS, *INSTANCE_COUNTS, "diameter_error"]
+
+SMALLEST_DIAMETER_PX = 5.0
+"""Smaller cores are left out of truth and prediction where particles are compared, not pixels."""
 
 
 def evaluate_model(
@@ -27,14 +40,13 @@ def evaluate_model(
     progress: Callable[[float], None] | None = None,
     flips: bool = False,
 ) -> pd.DataFrame:
-    """Count right and wrong pixels of every image, and compare the diameters of its cores.
+    """Count right and wrong pixels, boundaries and particles of every image.
 
     Returns
     -------
     DataFrame
-        One row an image: name, group, tp, fp, fn, tn of the cores, diameter_error (see
-        `mean_diameter_error`); shell_tp … of whole particles, shell included, where both the model and the
-        annotation know shells.
+        One row an image: name, group, the columns of `compare_cores`; shell_tp … of whole particles, shell
+        included, where both the model and the annotation know shells.
     """
     core = model.card.classes.index("core")
     rows = []
@@ -43,20 +55,56 @@ def evaluate_model(
             model, annotated.image, pixel_size_nm=annotated.square_pixel_nm, flips=flips
         )
         row: dict[str, Any] = {"name": annotated.name, "group": annotated.group}
-        truth_core = annotated.class_map == len(annotated.classes) - 1
-        row |= dict(zip(COUNTS, confusion_counts(truth_core, class_map == core), strict=True))
-        row["diameter_error"] = mean_diameter_error(truth_core, class_map == core)
+        row |= compare_cores(annotated, class_map == core)
         if model.card.has_shells and "shell" in annotated.classes:
             counts = confusion_counts(annotated.class_map > 0, class_map > 0)
             row |= dict(zip(SHELL_COUNTS, counts, strict=True))
         rows.append(row)
         if progress:
             progress((index + 1) / len(images))
-    return pd.DataFrame(rows, columns=["name", "group", *COUNTS, "diameter_error"] if not rows else None)
+    return pd.DataFrame(rows, columns=["name", "group", *CORE_COLUMNS] if not rows else None)
+
+
+def compare_cores(annotated: AnnotatedImage, found_core: np.ndarray) -> dict[str, float]:
+    """Hold a mask of cores against an image's annotation.
+
+    Particles are those that the platform would count: connected regions of the mask, touching ones cut apart.
+    The truth's are those that the annotation tells apart; where it doesn't, its mask is treated alike.
+
+    Parameters
+    ----------
+    annotated : AnnotatedImage
+    found_core : ndarray of bool, (height, width)
+
+    Returns
+    -------
+    dict
+        The keys are `CORE_COLUMNS`: counts of `metrics`, and diameter_error of `mean_diameter_error`.
+    """
+    truth_core = annotated.class_map == len(annotated.classes) - 1
+    if annotated.instances is None:
+        truth = _particles(truth_core)
+    else:
+        areas = np.bincount(annotated.instances.ravel())
+        truth = np.where(areas[annotated.instances] < _smallest_area_px(), 0, annotated.instances)
+    return {
+        **dict(zip(COUNTS, confusion_counts(truth_core, found_core), strict=True)),
+        **dict(zip(BOUNDARY_COUNTS, boundary_counts(truth_core, found_core), strict=True)),
+        **dict(zip(INSTANCE_COUNTS, instance_counts(truth, _particles(found_core)), strict=True)),
+        "diameter_error": mean_diameter_error(truth_core, found_core),
+    }
+
+
+def _particles(core: np.ndarray) -> np.ndarray:
+    return split_touching(label_instances(core, _smallest_area_px()), SMALLEST_DIAMETER_PX)[0]
+
+
+def _smallest_area_px(diameter_px: float = SMALLEST_DIAMETER_PX) -> float:
+    return np.pi / 4 * diameter_px**2
 
 
 def mean_diameter_error(
-    truth_core: np.ndarray, found_core: np.ndarray, minimum_diameter_px: float = 5.0
+    truth_core: np.ndarray, found_core: np.ndarray, minimum_diameter_px: float = SMALLEST_DIAMETER_PX
 ) -> float:
     """Mean relative error of the equivalent diameters of the cores of one image.
 
@@ -74,7 +122,7 @@ def mean_diameter_error(
     float
         Signed: positive where cores are found too large. NaN without a pair.
     """
-    minimum_area_px = np.pi / 4 * minimum_diameter_px**2
+    minimum_area_px = _smallest_area_px(minimum_diameter_px)
     truth, found = label_instances(truth_core, minimum_area_px), label_instances(found_core, minimum_area_px)
     pairs = match_instances(truth, found)
     for column, labels in enumerate((truth, found)):
@@ -114,11 +162,13 @@ def summarise_evaluation(evaluated: pd.DataFrame, seed: int = 0) -> dict[str, An
     Returns
     -------
     dict
-        accuracy, mean_iou, dice, iou, dice_shell where shells were evaluated, intervals, images.
+        accuracy, mean_iou, dice, iou, boundary_f (within `metrics.BOUNDARY_TOLERANCE_PX`), instance_f1 (at an
+        IoU over one half), diameter_error (mean of the images', signed; None where no core was matched),
+        dice_shell where shells were evaluated, intervals, images.
     """
-    by_source = evaluated.groupby("group")[COUNTS].sum().to_numpy()
-    summary: dict[str, Any] = dict(scores(tuple(by_source.sum(axis=0))))
-    intervals = _intervals(by_source, seed)
+    by_source = _sums_by_source(evaluated)
+    summary = {name: _number(value) for name, value in _statistics(by_source.sum(axis=0)).items()}
+    intervals = _intervals(by_source, seed, _statistics)
     if set(SHELL_COUNTS) <= set(evaluated) and evaluated[SHELL_COUNTS].notna().all(axis=None):
         shells = evaluated.groupby("group")[SHELL_COUNTS].sum().to_numpy()
         summary["dice_shell"] = scores(tuple(shells.sum(axis=0)))["dice"]
@@ -126,10 +176,37 @@ def summarise_evaluation(evaluated: pd.DataFrame, seed: int = 0) -> dict[str, An
     return {**summary, "intervals": intervals, "images": len(evaluated)}
 
 
-def _intervals(counts: np.ndarray, seed: int) -> dict[str, list[float | None]]:
+def _sums_by_source(evaluated: pd.DataFrame) -> np.ndarray:
+    """Add up what `_statistics` takes over the images of each source."""
+    error = evaluated["diameter_error"].astype(float)
+    summed = evaluated[["group", *CORE_COLUMNS[:-1]]].assign(
+        diameter_error=error.fillna(0.0), diameter_images=error.notna().astype(int)
+    )
+    return summed.groupby("group").sum().to_numpy()
+
+
+def _statistics(pooled: np.ndarray) -> dict[str, np.ndarray]:
+    """Give the scores of pooled rows of `_sums_by_source`, (..., 13)."""
+    pixels, boundaries, particles, diameters = np.split(pooled, [4, 8, 11], axis=-1)
+    error, images = np.moveaxis(diameters, -1, 0)
+    return {
+        **pooled_scores(pixels),
+        "boundary_f": pooled_boundary_f(boundaries),
+        "instance_f1": pooled_instance_f1(particles),
+        "diameter_error": np.divide(error, images, out=np.full_like(error, np.nan), where=images > 0),
+    }
+
+
+def _intervals(
+    counts: np.ndarray, seed: int, statistics: Statistics | None = None
+) -> dict[str, list[float | None]]:
     """Give intervals that JSON can hold: a single source has none."""
-    found = bootstrap_intervals(counts, seed=seed)
-    return {name: [None if np.isnan(end) else end for end in ends] for name, ends in found.items()}
+    found = bootstrap_intervals(counts, seed=seed, statistics=statistics)
+    return {name: [_number(end) for end in ends] for name, ends in found.items()}
+
+
+def _number(value: Any) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def choose_threshold(

@@ -162,6 +162,21 @@ def test_evaluate_skips_and_counts_what_the_model_was_trained_on(laboratory):
     low, high = summary["intervals"]["dice"]
     assert low <= summary["dice"] <= high
     assert "dice_shell" in summary
+    assert summary["boundary_f"] > 0.8
+    assert summary["instance_f1"] > 0.8
+    assert abs(summary["diameter_error"]) < 0.1
+    assert {"boundary_f", "instance_f1", "diameter_error"} <= summary["intervals"].keys()
+    said = laboratory.succeed("evaluate", "simulated")
+    assert f"{summary['boundary_f']:.4f}" in next(x for x in said.splitlines() if x.startswith("boundary_f"))
+
+
+def test_the_comparison_of_losses_tells_boundaries_particles_and_diameters(laboratory):
+    comparison = pd.read_parquet(laboratory.data / "lake/training/loss_comparison/part-0.parquet")
+    assert comparison["loss"].tolist() == ["dice", "otsu_watershed"]
+    for name in ("boundary_f", "instance_f1"):
+        assert comparison[name].between(0, 1).all()
+        assert comparison[name].iloc[0] > comparison[name].iloc[1]
+    assert {"diameter_error_low", "diameter_error_high"} <= set(comparison)
 
 
 def test_segment_writes_labels_as_large_as_the_input_and_names_what_it_could_not_read(

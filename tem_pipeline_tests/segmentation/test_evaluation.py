@@ -8,6 +8,7 @@ import pytest
 from tem_pipeline.annotation.datasets import AnnotatedImage
 from tem_pipeline.segmentation.evaluation import (
     choose_threshold,
+    compare_cores,
     diameter_uncertainty,
     evaluate_model,
     is_better,
@@ -136,3 +137,69 @@ def test_a_model_that_draws_cores_too_large_is_found_out():
     right, large = (evaluate_model(model(shift), [annotated]) for shift in (0.0, 0.3))
     assert diameter_uncertainty(right) == 0
     assert diameter_uncertainty(large) == pytest.approx((3 / 20 + 3 / 24) / 2, abs=0.02)
+
+
+def annotated_discs(
+    instances: bool, *places: tuple[float, float, float], name: str = "n", group: str = "g"
+) -> AnnotatedImage:
+    labels = np.zeros((80, 120), np.int32)
+    for number, place in enumerate(places, start=1):
+        labels[discs(place)] = number
+    core = labels > 0
+    pixels = np.where(core, -3.0, 1.0).astype(np.float32)
+    return AnnotatedImage(
+        name,
+        pixels,
+        core.astype(np.uint8),
+        ("background", "core"),
+        group,
+        name,
+        "m",
+        instances=labels if instances else None,
+    )
+
+
+def test_particles_are_compared_as_the_platform_counts_them():
+    touching = [(30.3, 30.2, 24), (30.3, 53.2, 24)]
+    together = discs(*touching)
+    for instances in (True, False):
+        counts = compare_cores(annotated_discs(instances, *touching), together)
+        assert [counts[f"instances_{kind}"] for kind in ("right", "false", "missed")] == [2, 0, 0]
+    # Whom the annotation takes for two, the rule for one: a fault of the rule, where the annotation can tell.
+    merged = [(30.3, 30.2, 24), (30.3, 38.2, 24)]
+    counts = compare_cores(annotated_discs(True, *merged), discs(*merged))
+    assert counts["instances_right"] < 2
+    counts = compare_cores(annotated_discs(False, *merged), discs(*merged))
+    assert [counts[f"instances_{kind}"] for kind in ("right", "false", "missed")] == [1, 0, 0]
+
+
+def test_specks_are_no_particles_in_truth_and_prediction():
+    truth = annotated_discs(True, (30.3, 30.2, 24), (60.3, 90.2, 3))
+    counts = compare_cores(truth, discs((30.3, 30.2, 24), (10.3, 100.2, 3)))
+    assert [counts[f"instances_{kind}"] for kind in ("right", "false", "missed")] == [1, 0, 0]
+
+
+def test_a_summary_holds_boundaries_particles_and_diameters_with_intervals():
+    images = [
+        annotated_discs(False, (20.3, 30.2, 20), (50.3, 60.2, 24), name="a", group="a"),
+        annotated_discs(False, (50.3, 40.2, 20), name="b", group="b"),
+    ]
+    perfect = summarise_evaluation(evaluate_model(model(), images))
+    assert (perfect["boundary_f"], perfect["instance_f1"], perfect["diameter_error"]) == (1, 1, 0)
+    assert perfect["intervals"]["boundary_f"] == [1, 1]
+    larger = [compare_cores(i, discs((20.3, 30.2, 28), (50.3, 60.2, 32), (50.3, 40.2, 28))) for i in images]
+    summary = summarise_evaluation(pd.DataFrame(larger).assign(group=["a", "b"]))
+    assert summary["boundary_f"] < 0.5
+    assert summary["instance_f1"] < 1
+    low, high = summary["intervals"]["diameter_error"]
+    assert low <= summary["diameter_error"] <= high
+
+
+def test_where_no_core_is_matched_there_is_no_diameter_error_and_the_json_stays_valid():
+    images = [annotated_discs(False, (20.3, 30.2, 20), name=name, group=name) for name in ("a", "b")]
+    nothing = pd.DataFrame([compare_cores(i, np.zeros((80, 120), bool)) for i in images])
+    summary = summarise_evaluation(nothing.assign(group=["a", "b"]))
+    assert summary["diameter_error"] is None
+    assert summary["intervals"]["diameter_error"] == [None, None]
+    assert summary["boundary_f"] == summary["instance_f1"] == 0
+    json.loads(json.dumps(summary, allow_nan=False))

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,11 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from tem_pipeline.segmentation.metrics import (
     SCORES,
     bootstrap_intervals,
+    boundary_counts,
+    boundary_f,
     confusion_counts,
+    instance_counts,
+    instance_f1,
     match_instances,
     scores,
 )
@@ -133,3 +139,98 @@ def test_particles_are_paired_where_they_overlap_by_more_than_half():
 def test_what_cannot_be_matched_uniquely_is_refused(side, least_iou):
     with pytest.raises(ValueError, match="not defined"):
         match_instances(np.zeros((5, 5), int), np.zeros((side, side), int), least_iou)
+
+
+def disc(row: float, column: float, diameter: float, shape: tuple[int, int] = (60, 80)) -> np.ndarray:
+    y, x = np.indices(shape)
+    return np.hypot(y - row, x - column) <= diameter / 2
+
+
+@given(masks, st.floats(0, 3))
+def test_a_mask_has_its_own_boundary_and_counts_follow_an_exchange_and_flips(pair, tolerance_px):
+    truth, prediction = pair
+    assert boundary_f(boundary_counts(truth, truth, tolerance_px)) == 1
+    counts = boundary_counts(truth, prediction, tolerance_px)
+    assert boundary_counts(prediction, truth, tolerance_px) == (counts[2], counts[3], counts[0], counts[1])
+    for turned in (np.flipud, np.fliplr, np.transpose):
+        assert boundary_counts(turned(truth), turned(prediction), tolerance_px) == counts
+    wider = boundary_counts(truth, prediction, tolerance_px + 1)
+    assert wider[0] >= counts[0]
+    assert wider[2] >= counts[2]
+    assert 0 <= boundary_f(counts) <= 1
+
+
+def test_a_boundary_within_the_tolerance_is_right_and_beyond_it_falls_with_the_shift():
+    truth = disc(30, 30, 24)
+    shifted = [
+        boundary_f(boundary_counts(truth, np.roll(truth, shift, axis=1))) for shift in (0, 1, 2, 3, 5, 9)
+    ]
+    assert shifted[:3] == [1, 1, 1]
+    assert all(near > far for near, far in pairwise(shifted[2:]))
+    assert boundary_f(boundary_counts(truth, np.roll(truth, 5, axis=1), 5)) == 1
+    assert boundary_f(boundary_counts(truth, disc(30, 30, 26))) == 1
+    assert boundary_f(boundary_counts(truth, disc(30, 30, 32))) == 0
+
+
+def test_the_boundary_score_by_hand():
+    truth, found = np.zeros((9, 40), bool), np.zeros((9, 40), bool)
+    truth[2:7, 2:7] = True  # 16 boundary pixels, all found
+    found[2:7, 2:7] = True
+    found[4:6, 30:34] = True  # 8 boundary pixels where nothing is
+    counts = boundary_counts(truth, found)
+    assert counts == (16, 8, 16, 0)
+    precision, recall = 16 / 24, 1
+    assert boundary_f(counts) == pytest.approx(2 * precision * recall / (precision + recall))
+    assert boundary_f([counts, counts]) == pytest.approx(boundary_f(counts))
+
+
+def test_the_frame_is_no_boundary_and_nothing_found_where_nothing_is_is_right():
+    everything, nothing = np.ones((5, 6), bool), np.zeros((5, 6), bool)
+    assert boundary_counts(everything, nothing) == (0, 0, 0, 0)
+    assert boundary_f((0, 0, 0, 0)) == 1
+    half = everything.copy()
+    half[:, 3:] = False
+    assert boundary_counts(half, half) == (5, 0, 5, 0)
+    assert boundary_f(boundary_counts(half, nothing)) == boundary_f(boundary_counts(nothing, half)) == 0
+
+
+def test_boundaries_of_unlike_shapes_or_a_negative_tolerance_are_refused():
+    with pytest.raises(ValueError, match="tolerance"):
+        boundary_counts(np.zeros((2, 3), bool), np.zeros((2, 3), bool), -1)
+    with pytest.raises(ValueError, match="truth"):
+        boundary_counts(np.zeros((2, 3), bool), np.zeros((3, 2), bool))
+
+
+def test_particles_found_false_and_missed_are_counted():
+    truth, found = np.zeros((30, 60), np.int32), np.zeros((30, 60), np.int32)
+    for number, column in ((1, 8), (2, 22), (5, 36)):  # numbers need not follow each other
+        truth[disc(10, column, 10, truth.shape)] = number
+    found[disc(10, 8, 10, truth.shape)] = 1
+    found[disc(10, 23, 10, truth.shape)] = 2
+    found[disc(10, 52, 10, truth.shape)] = 3
+    assert instance_counts(truth, found) == (2, 1, 1)
+    assert instance_f1((2, 1, 1)) == pytest.approx(2 / 3)
+    assert instance_f1(instance_counts(truth, truth)) == 1
+    assert instance_f1([(2, 1, 1), (0, 0, 2)]) == pytest.approx(4 / 8)
+
+
+def test_two_particles_found_as_one_are_two_faults_and_no_particle_anywhere_is_right():
+    truth = np.zeros((30, 40), np.int32)
+    truth[disc(10, 10, 12, truth.shape)], truth[disc(10, 23, 12, truth.shape)] = 1, 2
+    merged = (truth > 0).astype(np.int32)
+    assert instance_counts(truth, merged) == (0, 1, 2)
+    nothing = np.zeros_like(truth)
+    assert instance_f1(instance_counts(nothing, nothing)) == 1
+    assert instance_f1(instance_counts(truth, nothing)) == 0
+
+
+def test_intervals_of_other_statistics_leave_out_resamples_without_a_value():
+    table = np.array([[0.1, 1], [0.3, 1], [0.0, 0], [0.0, 0]])
+
+    def mean(pooled: np.ndarray) -> dict[str, np.ndarray]:
+        total, count = np.moveaxis(pooled, -1, 0)
+        return {"mean": np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)}
+
+    assert bootstrap_intervals(table, statistics=mean)["mean"] == pytest.approx((0.1, 0.3))
+    assert np.isnan(bootstrap_intervals(table[2:], statistics=mean)["mean"]).all()
+    assert np.isnan(bootstrap_intervals(table[:1], statistics=mean)["mean"]).all()

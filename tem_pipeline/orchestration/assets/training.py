@@ -23,7 +23,7 @@ from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.resources import Platform, TrainingPlan
 from tem_pipeline.segmentation.baseline import otsu_watershed
 from tem_pipeline.segmentation.evaluation import (
-    COUNTS,
+    compare_cores,
     diameter_uncertainty,
     evaluate_model,
     is_better,
@@ -34,7 +34,6 @@ from tem_pipeline.segmentation.evaluation import (
 from tem_pipeline.segmentation.inference import SegmentationModel, load_model, predict_classes, read_card
 from tem_pipeline.segmentation.instances import label_instances
 from tem_pipeline.segmentation.losses import LOSSES
-from tem_pipeline.segmentation.metrics import confusion_counts
 from tem_pipeline.segmentation.training import (
     PROFILES,
     StartingModel,
@@ -47,6 +46,7 @@ from tem_pipeline.storage import collect_unreferenced, read_table, write_content
 GROUP: dict[str, Any] = {"group_name": "training", "key_prefix": "training", "io_manager_key": "tables"}
 BASELINE = "otsu_watershed"
 SCORE_NAMES = ("accuracy", "mean_iou", "dice", "iou")
+COMPARED = (*SCORE_NAMES, "boundary_f", "instance_f1", "diameter_error")
 
 
 def model_key(loss: str) -> str:
@@ -359,9 +359,8 @@ def loss_comparison(platform: Platform, annotated_images: pd.DataFrame):
         pictures[str(trained.loss)] = [_cores(model, image) for image in images[:2]]
     # Standardised images are dark on light whatever their mode was.
     otsu = [otsu_watershed(image.image, "bright_field") > 0 for image in images]
-    counted = pd.DataFrame(
-        [confusion_counts(i.class_map == core, o) for i, o in zip(images, otsu, strict=True)], columns=COUNTS
-    ).assign(group=[image.group for image in images])
+    counted = pd.DataFrame([compare_cores(i, o) for i, o in zip(images, otsu, strict=True)])
+    counted["group"] = [image.group for image in images]
     rows.append(_score_row(BASELINE, "", counted))
     comparison = pd.DataFrame(rows).assign(dataset_hash=annotated_images["dataset_hash"].iloc[0])
     figure = loss_comparison_figure(
@@ -374,7 +373,7 @@ def loss_comparison(platform: Platform, annotated_images: pd.DataFrame):
         value=comparison,
         metadata={
             "table 1, on test images": previews.table(
-                comparison[["loss", *SCORE_NAMES, "dice_low", "dice_high", "images"]]
+                comparison[["loss", *COMPARED, "dice_low", "dice_high", "images"]]
             ),
             "figure": dg.MetadataValue.path(str(folder / comparison["figure"].iloc[0])),
             "figure 4": previews.picture(figure_png(figure, dpi=50)),
@@ -385,7 +384,7 @@ def loss_comparison(platform: Platform, annotated_images: pd.DataFrame):
 def _score_row(loss: str, version: str, evaluated: pd.DataFrame) -> dict[str, Any]:
     summary = summarise_evaluation(evaluated)
     row: dict[str, Any] = {"loss": loss, "model_version": version}
-    for name in SCORE_NAMES:
+    for name in COMPARED:
         low, high = summary["intervals"][name]
         row |= {name: summary[name], f"{name}_low": low, f"{name}_high": high}
     return row | {"images": summary["images"], "sources": evaluated["group"].nunique()}
