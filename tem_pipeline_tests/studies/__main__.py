@@ -23,6 +23,7 @@ from tem_pipeline.segmentation.training import PROFILES, Profile
 from tem_pipeline.settings import PROJECT_ROOT, load_settings
 from tem_pipeline.storage import write_bytes
 from tem_pipeline_tests.benchmarks.measurements import machine
+from tem_pipeline_tests.studies.pretrained_model import pretrained_jobs, pretrained_section
 from tem_pipeline_tests.studies.tables import FIGURE, SECTIONS, losses_figure, replace_section
 from tem_pipeline_tests.studies.trainings import (
     CLASSICAL,
@@ -31,6 +32,7 @@ from tem_pipeline_tests.studies.trainings import (
     Job,
     Training,
     read_data,
+    reference_folder,
     timing_job,
     training_job,
 )
@@ -38,6 +40,8 @@ from tem_pipeline_tests.studies.trainings import (
 WORK = PROJECT_ROOT / ".study"
 DOCS = PROJECT_ROOT / "docs"
 PAGE, RESULTS = "loss-study.md", "loss_study.json"
+PAGES = {"pretrained": "pretrained-model.md"}  # of the parts that have one of their own
+PARTS = {"pretrained": pretrained_section, **SECTIONS}
 DATA = (SIMULATED, REAL)
 
 
@@ -64,6 +68,8 @@ data_of = cache(read_data)
 
 def jobs_of(part: str, budget: Budget, threads: int) -> list[Job]:
     """Give the jobs of one part; a training that two parts share has the same key in both."""
+    if part == "pretrained":
+        return pretrained_jobs(reference_folder(), WORK / "pretrained", threads)
     quick = budget.quick
     trainings = {
         "losses": [
@@ -145,10 +151,11 @@ def write_part(part: str, rows: list[dict[str, Any]], docs: Path) -> None:
             {name: row[name] for name in row if name not in ("first_test_mask", "machine")} for row in rows
         ],
     }
-    page = (docs / PAGE).read_text(encoding="utf-8")
-    page = replace_section(page, part, SECTIONS[part](results[part]))
+    name = PAGES.get(part, PAGE)
+    page = (docs / name).read_text(encoding="utf-8")
+    page = replace_section(page, part, PARTS[part](results[part]))
     write_bytes(stored, (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
-    write_bytes(docs / PAGE, page.encode())
+    write_bytes(docs / name, page.encode())
     if part == "losses":
         write_bytes(docs / FIGURE, losses_figure(rows, {name: data_of(name) for name in DATA}))
 
@@ -156,17 +163,18 @@ def write_part(part: str, rows: list[dict[str, Any]], docs: Path) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Complete the parts that are named, or all, and write them down one by one."""
     rehearsal = "--rehearsal" in arguments
-    parts = [argument for argument in arguments if argument != "--rehearsal"] or list(SECTIONS)
-    unknown = set(parts) - SECTIONS.keys()
+    parts = [argument for argument in arguments if argument != "--rehearsal"] or list(PARTS)
+    unknown = set(parts) - PARTS.keys()
     if unknown:
-        print(f"there is no part {', '.join(sorted(unknown))}: use {', '.join(SECTIONS)}", file=sys.stderr)
+        print(f"there is no part {', '.join(sorted(unknown))}: use {', '.join(PARTS)}", file=sys.stderr)
         return 2
     budget, work, docs = FULL, WORK, DOCS
     if rehearsal:
         budget, work = REHEARSAL, WORK / "rehearsal"
         docs = work / "docs"
         docs.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(DOCS / PAGE, docs / PAGE)
+        for name in (PAGE, *PAGES.values()):
+            shutil.copyfile(DOCS / name, docs / name)
     threads = load_settings().threads
     started = time.monotonic()
     try:

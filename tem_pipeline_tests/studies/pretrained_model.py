@@ -1,5 +1,11 @@
-"""Measures the pretrained model on real images that it has never seen and on fresh simulated sessions."""
+"""Measures the pretrained model on real images that it has never seen and on fresh simulated sessions.
 
+It is measured as a user meets it: from models/pretrained/, with the scales of its card.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -10,6 +16,7 @@ import pandas as pd
 from scipy.ndimage import center_of_mass
 from scipy.optimize import linear_sum_assignment
 
+from tem_pipeline import __version__
 from tem_pipeline.annotation.datasets import SHELL_CLASSES, AnnotatedImage, read_annotated_set
 from tem_pipeline.micrographs.imaging import Imaging
 from tem_pipeline.micrographs.intensity import standardise
@@ -17,8 +24,16 @@ from tem_pipeline.micrographs.reading import read_micrographs
 from tem_pipeline.micrographs.simulation import simulate_micrograph
 from tem_pipeline.reports.figures import overlay_png
 from tem_pipeline.segmentation.evaluation import COUNTS, SHELL_COUNTS, evaluate_model, summarise_evaluation
-from tem_pipeline.segmentation.inference import SegmentationModel, segment_micrograph
+from tem_pipeline.segmentation.inference import (
+    SegmentationModel,
+    load_model,
+    read_card,
+    segment_micrograph,
+)
 from tem_pipeline.segmentation.metrics import scores
+from tem_pipeline.settings import PROJECT_ROOT
+from tem_pipeline_tests.studies.tables import markdown_table
+from tem_pipeline_tests.studies.trainings import Job
 
 # The whole chain's own conditions; these seeds stand nowhere else.
 PIXEL_SIZES_NM, DOSES, MODES = (0.07, 0.10, 0.15), (250.0, 800.0, 2500.0), ("bright_field", "haadf")
@@ -107,7 +122,12 @@ def pooled_f1(rows: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> dict[
     matched, found, boxes = np.moveaxis(counts[drawn].sum(axis=1), -1, 0)
     low, high = np.quantile(2 * matched / (found + boxes), (0.025, 0.975))
     matched, found, boxes = counts.sum(axis=0)
-    return {"f1": 2 * matched / (found + boxes), "low": low, "high": high, "images": len(rows)}
+    return {
+        "f1": float(2 * matched / (found + boxes)),
+        "low": float(low),
+        "high": float(high),
+        "images": len(rows),
+    }
 
 
 def dice_on_set(model: SegmentationModel, folder: Path) -> dict[str, Any]:
@@ -149,3 +169,96 @@ def fresh_sessions(model: SegmentationModel, images: int = 4) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def pretrained_jobs(reference: Path, pictures: Path, threads: int) -> list[Job]:
+    """Give the jobs that measure the model of models/pretrained/.
+
+    Parameters
+    ----------
+    reference : path
+        Holds bright_field_particles/ and supported_catalysts/.
+    pictures : path
+        Where overlays of the found particles are written.
+    threads : int
+    """
+    folder = PROJECT_ROOT / "models" / "pretrained"
+    card = read_card(folder)
+    decided = f"{card.weights} {card.scales} {card.core_threshold}"
+
+    def job(name: str, cost: float, measure: Callable[[SegmentationModel], dict[str, Any]]) -> Job:
+        def run() -> dict[str, Any]:
+            started = time.monotonic()
+            row = measure(load_model(folder, threads))
+            return {"name": name, **row, "seconds": time.monotonic() - started}
+
+        key = hashlib.sha256(f"pretrained {name} {decided} {__version__}".encode()).hexdigest()[:16]
+        return Job(key, name, cost, run)
+
+    real, boxed = reference / "bright_field_particles", reference / "supported_catalysts"
+    return [
+        job(real.name, 1, lambda model: {"scores": dice_on_set(model, real)}),
+        job(boxed.name, 8, lambda model: _boxes_row(model, boxed, pictures)),
+        job("fresh_sessions", 4, lambda model: {"rows": fresh_sessions(model).to_dict("records")}),
+    ]
+
+
+def _boxes_row(model: SegmentationModel, folder: Path, pictures: Path) -> dict[str, Any]:
+    rows = centres_in_boxes(model, read_boxes(folder), pictures)
+    pooled = {
+        name: pooled_f1(part)
+        for name, part in [("all", rows), *((mode, rows[rows["mode"] == mode]) for mode in MODES)]
+    }
+    return {"rows": rows.to_dict("records"), "pooled": pooled}
+
+
+def pretrained_section(result: dict[str, Any]) -> str:
+    """Give the tables of the pretrained model's page."""
+    real, boxed, fresh = result["rows"]
+    scores, intervals = real["scores"], real["scores"]["intervals"]
+    with_intervals = [
+        f"{scores[name]:.3f} ({intervals[name][0]:.3f} … {intervals[name][1]:.3f})"
+        for name in ("accuracy", "mean_iou", "dice")
+    ]
+    pooled = [
+        [
+            f"{name.replace('_', ' ')}, {found['images']} images",
+            f"{found['f1']:.2f} ({found['low']:.2f} … {found['high']:.2f})",
+        ]
+        for name, found in boxed["pooled"].items()
+    ]
+    images = [
+        [row["name"], row["mode"].replace("_", " "), str(row["boxes"]), str(row["found"])]
+        + [f"{row[name]:.2f}" for name in ("precision", "recall", "f1")]
+        for row in boxed["rows"]
+    ]
+    conditions = [
+        [f"{row['pixel_size_nm']:.2f}", f"{row['dose']:.0f}", row["mode"].replace("_", " ")]
+        + [f"{row[name]:.3f}" for name in ("dice_core", "dice_shell")]
+        + [f"{100 * row['diameter_error']:+.1f} %"]
+        for row in fresh["rows"]
+    ]
+    lines = [
+        f"**Real bright-field particles**: `bright_field_particles`, {scores['images']} crops with hand-made",
+        "masks; intervals resample source micrographs.",
+        "",
+        *markdown_table(["accuracy", "mean IoU", "Dice"], [with_intervals]),
+        "",
+        "**Real supported catalysts**: `supported_catalysts`, boxes. A box is found where the centre of a",
+        "particle lies in it, each used once; intervals resample images.",
+        "",
+        *markdown_table(["", "F1"], pooled),
+        "",
+        *markdown_table(["image", "mode", "boxes", "found", "precision", "recall", "F1"], images),
+        "",
+        "**Fresh simulated core–shell sessions**: 4 micrographs of 512 × 512 px each.",
+        "",
+        *markdown_table(
+            [
+                *("pixel size (nm)", "electrons a pixel", "mode", "Dice of cores"),
+                *("Dice of whole particles", "diameter error"),
+            ],
+            conditions,
+        ),
+    ]
+    return "\n".join(lines)

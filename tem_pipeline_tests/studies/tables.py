@@ -53,7 +53,8 @@ MEASURES = {
 FIGURE = "loss_study.png"
 FIGURE_4 = f"""![Image, truth, and the masks of the four losses]({FIGURE})
 
-*As the paper's figure 4: of either set the first test image by name, first seed. Blue: missed; orange: false.*"""
+*As the paper's figure 4: of either set the first test image by name, first seed. Blue: missed;
+orange: false.*"""
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def losses_section(result: dict[str, Any]) -> str:
             each = ", ".join(f"{row['test']['dice']:.4f}" for row in of_loss)
             table.append([NAMES[loss], *(_repeated(of_loss, measure) for measure in MEASURES), each])
         lines += [f"### {TITLES[data]}", ""]
-        lines += _table(["loss", *MEASURES.values(), "Dice of each seed"], table)
+        lines += markdown_table(["loss", *MEASURES.values(), "Dice of each seed"], table)
         lines += ["", _about([row for row in rows if row["data"] == data]), ""]
     compared, verdicts = [], []
     for claim in CLAIMS:
@@ -143,7 +144,7 @@ def losses_section(result: dict[str, Any]) -> str:
             cells.append(f"{_signed(difference)}: {verdicts[-1]}")
         compared.append(cells)
     lines += ["### What of the paper's findings is seen here", ""]
-    lines += _table(
+    lines += markdown_table(
         ["finding", "the paper", *(TITLES[data].lower() for data in _ordered(rows, "data"))], compared
     )
     kinds = ("agrees", "contradicts", "not decided")
@@ -165,7 +166,7 @@ def networks_section(result: dict[str, Any]) -> str:
         return [float(np.median(timed["networks"][network][name])) for network in PAPER_PARAMETERS]
 
     step = f"training step of {profile['batch']} crops of {profile['crop_px']} px (s)"
-    lines = _table(
+    lines = markdown_table(
         ["", "DS-U-Net", "U-Net", "DS-U-Net / U-Net"],
         [
             line(f"parameters, base width {profile['base_width']}", ",.0f", *of_both("parameters")),
@@ -190,7 +191,7 @@ def networks_section(result: dict[str, Any]) -> str:
             means = [_value(float(np.mean(values)), percent) for values in (small, large)]
             table.append([title, *means, _signed(difference, percent)])
         lines += ["", f"### {TITLES[data]}", ""]
-        lines += _table(["mean of the four losses", "DS-U-Net", "U-Net", "difference"], table)
+        lines += markdown_table(["mean of the four losses", "DS-U-Net", "U-Net", "difference"], table)
     return "\n".join([*lines, "", _footer(result)])
 
 
@@ -218,7 +219,7 @@ def protocol_section(result: dict[str, Any]) -> str:
             sorted({f"{row['images_on_both_sides']} of {row['training_images']}" for row in mixed})
         )
         columns = ["protocol", "", "reported", "held-out crops", "held-out images", "reported too high by"]
-        lines += [f"### {TITLES[data]}", "", *_table(columns, table), ""]
+        lines += [f"### {TITLES[data]}", "", *markdown_table(columns, table), ""]
         lines += [f"Augmented first, {sides} images stand on both sides. {' '.join(sentences)}", ""]
     return "\n".join([*lines, _footer(result)])
 
@@ -228,7 +229,7 @@ def standard_section(result: dict[str, Any]) -> str:
     rows = result["rows"]
     best = {measure: max(scores[measure] for scores in PAPER.values()) for measure in STANDARD_GOAL}
     table = [[NAMES[row["loss"]], *(_with_interval(row["test"], name) for name in MEASURES)] for row in rows]
-    lines = [*_table(["loss", *MEASURES.values()], table), "", _about(rows), ""]
+    lines = [*markdown_table(["loss", *MEASURES.values()], table), "", _about(rows), ""]
     for measure, goal in STANDARD_GOAL.items():
         tests = {NAMES[row["loss"]]: row["test"] for row in rows}
         lows = {name: test["intervals"][measure][0] for name, test in tests.items()}
@@ -342,7 +343,8 @@ def _about(rows: Rows) -> str:
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Give the lines of a table; all columns but the first are aligned to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return [f"| {' | '.join(line)} |" for line in lines]
 

@@ -146,13 +146,24 @@ def read_data(name: str) -> AnnotatedSet:
                 population=SIMULATED_POPULATION,
             )
             return cores_only(read_annotated_set(simulated))
+    return cores_only(read_annotated_set(reference_folder() / REAL))
+
+
+def reference_folder() -> Path:
+    """Give the folder of the real data.
+
+    Raises
+    ------
+    UserError
+        When TEM_REFERENCE_DATA doesn't name it.
+    """
     folder = os.environ.get("TEM_REFERENCE_DATA")
     if not folder:
         raise UserError(
             f"TEM_REFERENCE_DATA is not set: it names the folder that holds {REAL}/, "
             "20 crops of msa-em/microscopy-seg-track"
         )
-    return cores_only(read_annotated_set(Path(folder) / REAL))
+    return Path(folder)
 
 
 def cores_only(annotated: AnnotatedSet) -> AnnotatedSet:
