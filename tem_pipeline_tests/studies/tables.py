@@ -53,7 +53,7 @@ MEASURES = {
 FIGURE = "loss_study.png"
 FIGURE_4 = f"""![Image, truth, and the masks of the four losses]({FIGURE})
 
-*As the paper's figure 4: of either set the first test image by name, first seed. Blue: missed; orange: false.*"""
+*As figure 4 of the paper: the first test image by name, first seed. Blue: missed; orange: false.*"""
 
 
 @dataclass(frozen=True)
