@@ -101,8 +101,9 @@ def test_on_true_masks_a_session_gives_back_its_particles(tmp_path: Path):
     ],
 )
 def test_on_masks_of_the_pretrained_model_a_session_gives_back_its_particles(
-    conditions: list, tmp_path: Path
+    conditions: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.delenv("TEM_PRETRAINED_MODEL")
     laboratory = Laboratory(tmp_path)
     for seed, ((pixel_size_nm, size), dose, mode) in enumerate(CONDITIONS):
         if ((pixel_size_nm, size), dose, mode) not in conditions:
