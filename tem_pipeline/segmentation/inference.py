@@ -6,7 +6,7 @@ subfolder of the weights.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -128,8 +128,8 @@ def read_card(folder: AnyPath) -> ModelCard:
                 raise ValueError("pixel_size_nm is off")
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: is not a model card ({error}); export the model again") from error
-    read = {key: tuple(value) if isinstance(value, list) else value for key, value in asdict(card).items()}
-    return ModelCard(**read)
+    lists = {name: tuple(value) for name, value in asdict(card).items() if isinstance(value, list)}
+    return replace(card, **lists)
 
 
 def load_model(folder: AnyPath, threads: int = 0, precision: str = "auto") -> SegmentationModel:
@@ -315,10 +315,12 @@ def predict_averaged_strips(
     effort = np.square(scales)
     done = np.concatenate([[0], np.cumsum(effort)]) / effort.sum()
 
-    def share_of(index: int) -> Callable[[float], None] | None:
-        if progress is None:
-            return None
-        return lambda share: progress(float(done[index] + share * (done[index + 1] - done[index])))
+    def share_of(index: int) -> Callable[[float], None]:
+        def tell(share: float) -> None:
+            if progress:
+                progress(float(done[index] + share * (done[index + 1] - done[index])))
+
+        return tell
 
     # The image's own size comes last: its strips are passed on as they come.
     ordered = sorted(scales, key=lambda scale: scale == 1)
@@ -335,11 +337,12 @@ def predict_averaged_strips(
         strips = ((top, None) for top in range(0, height, tile_px))
     for top, probability in strips:
         rows = min(tile_px, height - top) if probability is None else len(probability)
-        if held:
-            total = sum(_strip_of(levels, image.shape, top, rows) for levels in held)
-            probability = (total if probability is None else total + probability) / np.float32(len(scales))
-        assert probability is not None
-        yield top, probability
+        others = [_strip_of(levels, image.shape, top, rows) for levels in held]
+        everything = others if probability is None else [*others, probability]
+        total = everything[0]
+        for of_scale in everything[1:]:
+            total += of_scale
+        yield top, total / np.float32(len(scales)) if held else total
 
 
 def _probability_levels(
@@ -349,7 +352,7 @@ def _probability_levels(
     flips: bool,
     tile_px: int,
     overlap_px: int,
-    progress: Callable[[float], None] | None,
+    progress: Callable[[float], None],
 ) -> np.ndarray:
     """Predict an image at another size and mirrored; give (classes, height, width) uint16, 1 as 65,535."""
     shape = tuple(max(1, round(side * scale)) for side in image.shape)
@@ -366,8 +369,7 @@ def _probability_levels(
     for index, (y, x) in enumerate(mirrorings):
 
         def tell(done: float, index: int = index) -> None:
-            if progress:
-                progress((index + done) / len(mirrorings))
+            progress((index + done) / len(mirrorings))
 
         for top, probability in predict_strips(predict_tile, image[y, x], tile_px, overlap_px, tell):
             if levels is None:

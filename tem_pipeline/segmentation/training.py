@@ -97,16 +97,19 @@ class StartingModel:
                 f"plan's, {network} of base width {profile.base_width}"
             )
         if "shell" in card.classes and "shell" not in classes:
-            text += "; the set has no shells: what that model took for shell begins as background"
+            text += (
+                "; the set has no shells: background begins as the mean of that model's background and shell"
+            )
         if "shell" in classes and "shell" not in card.classes:
-            text += "; that model knows no shells: shell begins as what it took for background"
+            text += "; that model knows no shells: shell begins as its background"
         return text
 
     def weights_for(self, classes: tuple[str, ...]) -> list[np.ndarray]:
         """Give the weights in the order of a network for `classes`, its last layer with their rows.
 
         Where only the set knows shells, shell begins with the row of the background. Where only the model
-        does, the background begins with its own row.
+        does, background begins with the mean of the rows of background and shell: with its own row alone
+        many shells would begin as core, with the shell's alone much of the background.
 
         Raises
         ------
@@ -116,10 +119,14 @@ class StartingModel:
         import keras
 
         file = self.folder / self.card.weights / "model.keras"
-        stand_ins = {"shell": "background"}
-        names = [name if name in self.card.classes else stand_ins.get(name, name) for name in classes]
+        known = self.card.classes
+        taken = {name: [name] for name in classes}
+        if "shell" in known and "shell" not in classes:
+            taken["background"] = ["background", "shell"]
+        if "shell" in classes and "shell" not in known:
+            taken["shell"] = ["background"]
         try:
-            columns = [self.card.classes.index(name) for name in names]
+            columns = [[known.index(name) for name in taken[of]] for of in classes]
             network = keras.models.load_model(str(file), compile=False)
             *others, kernel, bias = network.get_weights()  # type: ignore[union-attr]
             expected = NETWORKS[self.card.network](self.card.base_width, len(self.card.classes))
@@ -130,7 +137,8 @@ class StartingModel:
                 f"{file}: a training of {', '.join(classes)} can't start from it ({error}); "
                 "name another model, or train without --from"
             ) from error
-        return [*others, kernel[..., columns], bias[columns]]
+        kernel = np.stack([kernel[..., of].mean(axis=-1) for of in columns], axis=-1)
+        return [*others, kernel, np.array([bias[of].mean() for of in columns])]
 
 
 def prepare_keras(threads: int) -> None:

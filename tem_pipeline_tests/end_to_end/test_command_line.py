@@ -2,6 +2,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -226,7 +227,7 @@ def test_a_fresh_laboratory_works_with_the_pretrained_model_and_says_so_in_one_l
     laboratory, session, pretrained, tmp_path
 ):
     fresh = Laboratory(tmp_path)
-    chosen = {"TEM_PRETRAINED_MODEL": str(pretrained)}
+    chosen: dict[str, Any] = {"TEM_PRETRAINED_MODEL": str(pretrained)}
     image = next(session.glob("*[0-9].tif"))
     processed = fresh.run("process", session, **chosen)
     segmented = fresh.run("segment", image, "--out", tmp_path / "out", **chosen)

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,7 +150,7 @@ def leaning(tile: np.ndarray) -> np.ndarray:
 def test_with_flips_a_mirrored_image_gives_the_mirrored_result(mirrored, scales):
     image = discs(dark=True)[:181, :290]
     model = SegmentationModel(CARD, leaning)
-    options = {"tile_px": 128, "overlap_px": 32, "minimum_diameter_px": 12}
+    options: dict[str, Any] = {"tile_px": 128, "overlap_px": 32, "minimum_diameter_px": 12}
     found, of_mirrored = (
         segment_micrograph(pixels, model, "bright_field", scales=scales, flips=True, **options)
         for pixels in (image, mirrored(image))
@@ -237,7 +238,7 @@ def test_a_model_sees_a_finer_image_as_large_as_its_training_images_and_labels_s
 def test_the_smallest_diameter_in_nm_holds_where_it_is_the_larger_and_the_image_is_calibrated():
     model = SegmentationModel(CARD, threshold)  # the discs are 24 px across
 
-    def number(**options) -> int:
+    def number(**options: Any) -> int:
         return int(segment_micrograph(discs(dark=True), model, **options).labels.max())
 
     assert number(minimum_diameter_nm=3.0, pixel_size_nm=0.1) == 0
