@@ -118,7 +118,8 @@ def _specimen_image(
     # Surroundings on each side: the lens equation is periodic, and fringes reach a few of their widths.
     margin = 24
     canvas = size + 2 * margin
-    placement = place_particles(rng, (canvas * pixel_size_nm,) * 2, _population(rng, kind, mean_nm))
+    field_nm = canvas * pixel_size_nm
+    placement = place_particles(rng, (field_nm, field_nm), _population(rng, kind, mean_nm))
     support = _support(rng, canvas, diameter_px) if supported else None
     if support is not None:
         placement = _on_support(rng, placement, support, pixel_size_nm)
@@ -369,8 +370,8 @@ def _image(
             relief_nm=(0, 0) if vacuum else (0.2, 2.0),
             relief_length_nm=rng.uniform(20, 150) * pixel_size_nm,
             # A fringe is about the square root of wavelength times defocus wide.
-            defocus_nm=(min((_log_uniform(rng, 0.6, 5) * pixel_size_nm) ** 2 / WAVELENGTH_NM, 5e3),) * 2,
-            resolution_nm=(blur_px * pixel_size_nm,) * 2,
+            defocus_nm=_fixed(min((_log_uniform(rng, 0.6, 5) * pixel_size_nm) ** 2 / WAVELENGTH_NM, 5e3)),
+            resolution_nm=_fixed(blur_px * pixel_size_nm),
             uneven=(0.0, 0.6),
             camera_blur_px=(0.3, 1.0),
             gain=rng.uniform(1, 8),
@@ -395,13 +396,17 @@ def _image(
             grain_length_nm=grain_px * pixel_size_nm,
             relief_nm=(0, 0) if vacuum else (0.5, 3.0),
             relief_length_nm=rng.uniform(20, 150) * pixel_size_nm,
-            resolution_nm=(blur_px * pixel_size_nm,) * 2,
+            resolution_nm=_fixed(blur_px * pixel_size_nm),
             uneven=(0.0, 0.3),
             camera_blur_px=(0.0, 0.7),
             gain=rng.uniform(1, 30),
             readout=rng.uniform(0, 6),
         )
     return form_image(rng, core_nm, shell_nm, pixel_size_nm, imaging, margin_px=margin)
+
+
+def _fixed(value: float) -> Range:
+    return value, value
 
 
 # What operators and programs do to pictures --------------------------

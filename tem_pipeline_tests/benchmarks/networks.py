@@ -84,7 +84,7 @@ def network_alone() -> list[Measurement]:
     side = round((GFLOP_OF_256 * 1e9 / 2) ** (1 / 3))
     left, right = (operations.parameter([side, side], np.float32) for _ in range(2))
     product = openvino.Core().compile_model(
-        openvino.Model([operations.matmul(left, right, False, False)], [left, right]),
+        openvino.Model([operations.matmul(left, right, False, False)], [left, right]),  # type: ignore[reportGeneralTypeIssues]
         "CPU",
         {"INFERENCE_PRECISION_HINT": _precision(), "INFERENCE_NUM_THREADS": str(Settings().threads)},
     )
