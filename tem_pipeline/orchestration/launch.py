@@ -50,8 +50,9 @@ def run_job(
     UserError
         When the run failed, with the reason of the step that failed.
     """
-    job = build_definitions().resolve_job_def(name)
     with open_instance() as instance:
+        # Dagster resolves definitions by the instance opened last in this process: it must be a living one.
+        job = build_definitions().resolve_job_def(name)
         if session is not None:
             instance.add_dynamic_partitions(str(SESSIONS.name), [session])
         result = job.execute_in_process(
