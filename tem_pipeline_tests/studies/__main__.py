@@ -5,6 +5,7 @@ Every finished training leaves one row in .study/, so that what is interrupted g
 """
 
 import json
+import logging
 import shutil
 import sys
 import time
@@ -176,6 +177,8 @@ def main(arguments: Sequence[str]) -> int:
         for name in (PAGE, *PAGES.values()):
             shutil.copyfile(DOCS / name, docs / name)
     threads = load_settings().threads
+    # Every training has a graph of its own; TensorFlow takes that for a mistake and says so each time.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     started = time.monotonic()
     try:
         for part in parts:

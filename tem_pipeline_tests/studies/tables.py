@@ -148,7 +148,7 @@ def losses_section(result: dict[str, Any]) -> str:
         ["finding", "the paper", *(TITLES[data].lower() for data in _ordered(rows, "data"))], compared
     )
     kinds = ("agrees", "contradicts", "not decided")
-    counted = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in kinds)
+    counted = ", ".join(f"{kind} {verdicts.count(kind)}" for kind in kinds)
     lines += ["", f"Of {len(verdicts)} comparisons: {counted}.", "", FIGURE_4, "", _footer(result)]
     return "\n".join(lines)
 
