@@ -62,7 +62,7 @@ pretrained: $(VENV)/runtime.stamp ## train the model in models/pretrained/ anew 
 bench: $(VENV)/dev.stamp ## measure, and write docs/benchmarks/ (BENCH=… : only these)
 	@$(BIN)/python -m tem_pipeline_tests.benchmarks $(BENCH)
 
-study: $(VENV)/dev.stamp ## compare losses, networks and protocols, and write docs/loss-study.md (STUDY=… : only these parts)
+study: $(VENV)/dev.stamp ## compare losses, networks and protocols, measure the pretrained model (STUDY=… : only these parts)
 	@$(BIN)/python -m tem_pipeline_tests.studies $(STUDY)
 
 lint: $(VENV)/dev.stamp ## ruff and pyright

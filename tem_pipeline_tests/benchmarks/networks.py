@@ -43,7 +43,6 @@ def segmenting_2048_px() -> list[Measurement]:
             for left in range(0, 2048, TILE_PX)
         ]
     )[..., np.newaxis]
-    plain_unet = unet(64, 2, seed=0)
     class_map, _ = predict_classes(model, image)
 
     def predict_with_keras(tile: np.ndarray) -> np.ndarray:
@@ -51,23 +50,21 @@ def segmenting_2048_px() -> list[Measurement]:
 
     strips = predict_strips(predict_with_keras, image)
     by_keras = np.concatenate([probability.argmax(axis=-1) for _, probability in strips])
-    what = f"ds_unet by OpenVINO in {_precision()}"
+    others = [
+        ("Keras `predict` of the same network on 512 × 512 px tiles", keras_model, 5, 2.7),
+        ("Keras `predict` of `unet` on the same tiles", unet(64, 2, seed=0), 3, 8.5),
+    ]
     return [
-        compared(
-            what,
-            lambda: predict_classes(model, image),
-            "Keras `predict` of the same network on 512 × 512 px tiles",
-            lambda: keras_model.predict(tiles, batch_size=1, verbose=0),
-            5,
-            at_least=2.7,
-        ),
-        compared(
-            what,
-            lambda: predict_classes(model, image),
-            "Keras `predict` of `unet` on the same tiles",
-            lambda: plain_unet.predict(tiles, batch_size=1, verbose=0),
-            3,
-            at_least=8.5,
+        *(
+            compared(
+                f"ds_unet by OpenVINO in {_precision()}",
+                lambda: predict_classes(model, image),
+                name,
+                lambda other=other: other.predict(tiles, batch_size=1, verbose=0),
+                repeats,
+                at_least=at_least,
+            )
+            for name, other, repeats, at_least in others
         ),
         Measurement("pixels of another class than by Keras", 100 * np.mean(class_map != by_keras), "%", 0.1),
     ]

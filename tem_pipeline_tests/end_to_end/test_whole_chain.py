@@ -28,6 +28,20 @@ CONDITIONS = list(product(FIELDS, DOSES, ["bright_field", "haadf"]))
 ERRORS = ["mean", "sd", "median", "count", "thickness"]
 
 
+def simulated(folder: Path, number: int, first_seed: int, images: int) -> Path:
+    """Simulate a session under the condition of that number, below a folder of that name."""
+    (pixel_size_nm, size), dose, mode = CONDITIONS[number]
+    return simulate_session(
+        folder / f"{number}",
+        images=images,
+        size=size,
+        pixel_size_nm=pixel_size_nm,
+        seed=first_seed + number,
+        mode=mode,  # type: ignore[arg-type]
+        dose=dose,
+    )
+
+
 def errors(particles: pd.DataFrame, truth: pd.DataFrame) -> dict[str, float]:
     """Relative errors over whole particles of good images."""
     found = particles[~particles["touches_edge"].astype(bool) & (particles["image_quality"] == "good")]
@@ -72,15 +86,7 @@ def true_masks(manifest: pd.DataFrame, truth: Path, target: Path) -> pd.DataFram
 def test_on_true_masks_a_session_gives_back_its_particles(tmp_path: Path):
     rows, tables = [], []
     for seed, ((pixel_size_nm, size), dose, mode) in enumerate(CONDITIONS):
-        out = simulate_session(
-            tmp_path / f"{seed}",
-            images=2,
-            size=size,
-            pixel_size_nm=pixel_size_nm,
-            seed=500 + seed,
-            mode=mode,  # type: ignore[arg-type]
-            dose=dose,
-        )
+        out = simulated(tmp_path, seed, 500, images=2)
         manifest = ingest_session(out / "session", f"s{seed}", out / "raw")
         masks = true_masks(manifest, out / "truth", out / "masks")
         particles = measure_session(manifest, out / "raw", masks, out / "masks")
@@ -93,42 +99,32 @@ def test_on_true_masks_a_session_gives_back_its_particles(tmp_path: Path):
     assert within.all(axis=None), table.round(4).to_string()
 
 
+# All is what the platform promises; the pretrained model of version 1 doesn't hold it in bright field at 0.07
+# and 0.1 nm. Some, one a pixel size in HAADF, is what must not get worse meanwhile.
 @pytest.mark.parametrize(
-    "conditions",
+    "numbers",
     [
-        pytest.param(CONDITIONS[1::6], id="some"),
-        pytest.param(CONDITIONS, id="all", marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
+        pytest.param(range(1, len(CONDITIONS), 6), id="some"),
+        pytest.param(range(len(CONDITIONS)), id="all", marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
     ],
 )
 def test_on_masks_of_the_pretrained_model_a_session_gives_back_its_particles(
-    conditions: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    numbers: range, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv("TEM_PRETRAINED_MODEL")
     laboratory = Laboratory(tmp_path)
-    for seed, ((pixel_size_nm, size), dose, mode) in enumerate(CONDITIONS):
-        if ((pixel_size_nm, size), dose, mode) not in conditions:
-            continue
-        simulate_session(
-            tmp_path / f"{seed}",
-            images=6,
-            size=size,
-            pixel_size_nm=pixel_size_nm,
-            seed=700 + seed,
-            mode=mode,  # type: ignore[arg-type]
-            dose=dose,
-        )
-        folder = laboratory.data / "incoming" / f"s{seed}"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / f"{seed}" / "session").rename(folder)
-    laboratory.succeed("process", *sorted((laboratory.data / "incoming").iterdir()), timeout_s=3600)
+    incoming = laboratory.data / "incoming"
+    incoming.mkdir(parents=True)
+    for number in numbers:
+        (simulated(tmp_path, number, 700, images=6) / "session").rename(incoming / f"s{number}")
+    laboratory.succeed("process", *sorted(incoming.iterdir()), timeout_s=3600)
     rows = []
-    for seed, ((pixel_size_nm, _), dose, mode) in enumerate(CONDITIONS):
-        lake = laboratory.data / "lake" / "particle_table" / f"session=s{seed}"
-        if lake.exists():
-            truth = pd.read_parquet(tmp_path / f"{seed}" / "truth/particles.parquet")
-            found = errors(pd.read_parquet(lake / "part-0.parquet"), truth)
-            rows.append({"pixel_size_nm": pixel_size_nm, "dose": dose, "mode": mode, **found})
+    for number in numbers:
+        (pixel_size_nm, _), dose, mode = CONDITIONS[number]
+        lake = laboratory.data / "lake" / "particle_table" / f"session=s{number}"
+        truth = pd.read_parquet(tmp_path / f"{number}" / "truth/particles.parquet")
+        found = errors(pd.read_parquet(lake / "part-0.parquet"), truth)
+        rows.append({"pixel_size_nm": pixel_size_nm, "dose": dose, "mode": mode, **found})
     table = pd.DataFrame(rows)
-    assert len(table) == len(conditions)
     within = table[ERRORS].abs() <= [0.03, 0.10, 0.03, 0.04, 0.05]
     assert within.all(axis=None), table.round(4).to_string()

@@ -7,6 +7,7 @@ import pytest
 
 from tem_pipeline.segmentation.inference import load_model, read_card
 from tem_pipeline.segmentation.pretraining import Recipe, crop, pretrain, validation_images
+from tem_pipeline.settings import PROJECT_ROOT
 
 TINY = Recipe(
     base_width=4,
@@ -59,6 +60,8 @@ def test_a_recipe_cut_short_goes_on_to_the_same_model(tmp_path: Path, monkeypatc
     card = read_card(tmp_path / "whole")
     assert card.classes == ("background", "shell", "core")
     assert 0 <= card.validation_scores["dice"] <= 1
+    assert card.core_threshold is not None
+    assert 0 < card.core_threshold < 1
 
 
 def test_crops_keep_image_and_classes_together():
@@ -77,3 +80,12 @@ def test_validation_micrographs_are_none_of_the_training_ones():
 
     training = {_draw(TINY, 0, index)[0].tobytes() for index in range(TINY.images)}
     assert not training & {image.image.astype(np.float16).tobytes() for image in validation_images(TINY)}
+
+
+def test_the_shipped_model_loads_and_is_small():
+    folder = PROJECT_ROOT / "models" / "pretrained"
+    card = read_card(folder)
+    assert card.classes == ("background", "shell", "core")
+    assert sum(file.stat().st_size for file in folder.rglob("*")) < 25 * 2**20
+    probability = load_model(folder, 1).predict_tile(np.zeros((64, 64), np.float32))
+    assert np.allclose(probability.sum(axis=-1), 1, atol=1e-3)

@@ -1,4 +1,6 @@
-"""Trains, compares, and writes docs/loss-study.md: `python -m tem_pipeline_tests.studies [PART...]`.
+"""Trains, compares, and writes docs/: `python -m tem_pipeline_tests.studies [PART...]`.
+
+The part `pretrained` has a page of its own, pretrained-model.md; the others share loss-study.md.
 
 Every finished training leaves one row in .study/, so that what is interrupted goes on where it stopped. With
 --rehearsal every part is run with networks of a few steps; its page lands in .study/rehearsal/.
@@ -40,8 +42,9 @@ from tem_pipeline_tests.studies.trainings import (
 
 WORK = PROJECT_ROOT / ".study"
 DOCS = PROJECT_ROOT / "docs"
+# Page and results of most parts, and of those that have their own.
 PAGE, RESULTS = "loss-study.md", "loss_study.json"
-PAGES = {"pretrained": "pretrained-model.md"}  # of the parts that have one of their own
+OWN_PAGES = {"pretrained": ("pretrained-model.md", "pretrained_model.json")}
 PARTS = {"pretrained": pretrained_section, **SECTIONS}
 DATA = (SIMULATED, REAL)
 
@@ -143,7 +146,8 @@ def _duration(seconds: float) -> str:
 
 def write_part(part: str, rows: list[dict[str, Any]], docs: Path) -> None:
     """Put a part's numbers into the page and its rows into the results; leave the other parts alone."""
-    stored = docs / RESULTS
+    page_name, results_name = OWN_PAGES.get(part, (PAGE, RESULTS))
+    stored = docs / results_name
     results = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
     results[part] = {
         "date": max(row["date"] for row in rows),
@@ -152,11 +156,10 @@ def write_part(part: str, rows: list[dict[str, Any]], docs: Path) -> None:
             {name: row[name] for name in row if name not in ("first_test_mask", "machine")} for row in rows
         ],
     }
-    name = PAGES.get(part, PAGE)
-    page = (docs / name).read_text(encoding="utf-8")
+    page = (docs / page_name).read_text(encoding="utf-8")
     page = replace_section(page, part, PARTS[part](results[part]))
     write_bytes(stored, (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
-    write_bytes(docs / name, page.encode())
+    write_bytes(docs / page_name, page.encode())
     if part == "losses":
         write_bytes(docs / FIGURE, losses_figure(rows, {name: data_of(name) for name in DATA}))
 
@@ -174,7 +177,7 @@ def main(arguments: Sequence[str]) -> int:
         budget, work = REHEARSAL, WORK / "rehearsal"
         docs = work / "docs"
         docs.mkdir(parents=True, exist_ok=True)
-        for name in (PAGE, *PAGES.values()):
+        for name in (PAGE, *(page for page, _ in OWN_PAGES.values())):
             shutil.copyfile(DOCS / name, docs / name)
     threads = load_settings().threads
     # Every training has a graph of its own; TensorFlow takes that for a mistake and says so each time.
@@ -191,7 +194,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
         return 130
-    print(f"{docs / PAGE} ({time.monotonic() - started:.0f} s)")
+    print(f"{docs} ({time.monotonic() - started:.0f} s)")
     return 0
 
 

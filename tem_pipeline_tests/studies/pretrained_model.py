@@ -3,7 +3,6 @@
 It is measured as a user meets it: from models/pretrained/, with the scales of its card.
 """
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ import pandas as pd
 from scipy.ndimage import center_of_mass
 from scipy.optimize import linear_sum_assignment
 
-from tem_pipeline import __version__
 from tem_pipeline.annotation.datasets import SHELL_CLASSES, AnnotatedImage, read_annotated_set
 from tem_pipeline.micrographs.imaging import Imaging
 from tem_pipeline.micrographs.intensity import standardise
@@ -33,8 +31,15 @@ from tem_pipeline.segmentation.inference import (
 from tem_pipeline.segmentation.metrics import scores
 from tem_pipeline.settings import PROJECT_ROOT
 from tem_pipeline_tests.studies.tables import markdown_table
-from tem_pipeline_tests.studies.trainings import Job
+from tem_pipeline_tests.studies.trainings import Job, code_sha256, row_key
 
+# What decides the numbers here beside the code of every study.
+CODE = (
+    "tem_pipeline.micrographs.imaging",
+    "tem_pipeline.micrographs.simulation",
+    "tem_pipeline.micrographs.specimens",
+    "tem_pipeline_tests.studies.pretrained_model",
+)
 # The whole chain's own conditions; these seeds stand nowhere else.
 PIXEL_SIZES_NM, DOSES, MODES = (0.07, 0.10, 0.15), (250.0, 800.0, 2500.0), ("bright_field", "haadf")
 FIRST_SEED = 9000
@@ -184,7 +189,7 @@ def pretrained_jobs(reference: Path, pictures: Path, threads: int) -> list[Job]:
     """
     folder = PROJECT_ROOT / "models" / "pretrained"
     card = read_card(folder)
-    decided = f"{card.weights} {card.scales} {card.core_threshold}"
+    decided = {"weights": card.weights_sha256, "scales": card.scales, "core_threshold": card.core_threshold}
 
     def job(name: str, cost: float, measure: Callable[[SegmentationModel], dict[str, Any]]) -> Job:
         def run() -> dict[str, Any]:
@@ -192,8 +197,7 @@ def pretrained_jobs(reference: Path, pictures: Path, threads: int) -> list[Job]:
             row = measure(load_model(folder, threads))
             return {"name": name, **row, "seconds": time.monotonic() - started}
 
-        key = hashlib.sha256(f"pretrained {name} {decided} {__version__}".encode()).hexdigest()[:16]
-        return Job(key, name, cost, run)
+        return Job(row_key({**decided, "name": name, "code": code_sha256(*CODE)}), name, cost, run)
 
     real, boxed = reference / "bright_field_particles", reference / "supported_catalysts"
     return [

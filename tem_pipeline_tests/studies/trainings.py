@@ -88,18 +88,19 @@ class Training:
 
     def key(self, data_sha256: str) -> str:
         """Give the name of this training's row: another one where anything that decides it is another."""
-        return _key({**asdict(self), "data_sha256": data_sha256, "code": code_sha256()})
+        return row_key({**asdict(self), "data_sha256": data_sha256, "code": code_sha256()})
 
 
-def _key(decided_by: dict[str, Any]) -> str:
+def row_key(decided_by: dict[str, Any]) -> str:
+    """Give the name of the row that all this decides."""
     return hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()[:24]
 
 
 @cache
-def code_sha256() -> str:
-    """Hash the code that makes a row, and the versions of the packages that it stands on."""
+def code_sha256(*others: str) -> str:
+    """Hash the code that makes a row, with other modules' code, and the versions of the packages below."""
     digest = hashlib.sha256(repr([(name, version(name)) for name in PACKAGES]).encode())
-    for name in CODE:
+    for name in (*CODE, *others):
         spec = importlib.util.find_spec(name)
         assert spec is not None
         assert spec.origin is not None
@@ -352,7 +353,7 @@ def timing_job(profile: Profile, rounds: int, threads: int) -> Job:
     """Make a job of timing both networks."""
     steps = rounds * 30 * 4
     return Job(
-        _key({"timing": asdict(profile), "rounds": rounds, "threads": threads, "code": code_sha256()}),
+        row_key({"timing": asdict(profile), "rounds": rounds, "threads": threads, "code": code_sha256()}),
         f"timing of both networks, {profile.name}",
         steps * profile.batch * profile.crop_px**2 * profile.base_width**1.3,
         lambda: time_networks(profile, rounds, threads),
