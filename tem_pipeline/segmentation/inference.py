@@ -13,7 +13,7 @@ import numpy as np
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.intensity import detect_mode, standardise
-from tem_pipeline.segmentation.instances import label_instances
+from tem_pipeline.segmentation.instances import label_instances, typical_diameter_px
 from tem_pipeline.segmentation.touching import split_touching
 from tem_pipeline.storage import AnyPath, write_bytes
 
@@ -34,6 +34,8 @@ class ModelCard:
     pixel_size_nm : smallest and largest pixel of the training images; None where one is uncalibrated
     scales : sizes of the image, against its own, over which class probabilities are averaged
     core_threshold : probability from which a pixel is core; None: where core is the most probable class
+    diameters_px : sizes of particles it is best at; an image of smaller ones is shown to it at twice the
+        scales, one of larger ones at half of them; None: every image at the same
     """
 
     name: str
@@ -57,6 +59,7 @@ class ModelCard:
     pixel_size_nm: tuple[float, float] | None = None
     scales: tuple[float, ...] = (1.0,)
     core_threshold: float | None = None
+    diameters_px: tuple[float, float] | None = None
 
     @property
     def has_shells(self) -> bool:
@@ -122,10 +125,11 @@ def read_card(folder: AnyPath) -> ModelCard:
             raise ValueError("classes or weights are off")
         if not card.scales or min(card.scales) <= 0 or not 0 < (card.core_threshold or 0.5) < 1:
             raise ValueError("scales or core_threshold are off")
-        if card.pixel_size_nm is not None:
-            low, high = card.pixel_size_nm
-            if not 0 < low <= high:
-                raise ValueError("pixel_size_nm is off")
+        for name in ("pixel_size_nm", "diameters_px"):
+            if getattr(card, name) is not None:
+                low, high = getattr(card, name)
+                if not 0 < low <= high:
+                    raise ValueError(f"{name} is off")
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: is not a model card ({error}); export the model again") from error
     lists = {name: tuple(value) for name, value in asdict(card).items() if isinstance(value, list)}
@@ -276,9 +280,37 @@ def input_scale(card: ModelCard, pixel_size_nm: float | None, pixels: int) -> fl
     if pixel_size_nm < smallest / LARGEST_PIXEL_RATIO:
         return pixel_size_nm / smallest
     if pixel_size_nm > largest * LARGEST_PIXEL_RATIO:
-        room = (LARGEST_ENLARGED_PX / pixels) ** 0.5
-        return max(1.0, min(pixel_size_nm / largest, LARGEST_ENLARGEMENT, room))
+        return max(1.0, min(pixel_size_nm / largest, LARGEST_ENLARGEMENT, _room(pixels)))
     return 1.0
+
+
+def _room(pixels: int) -> float:
+    """Say by which factor an image can be enlarged without growing too large."""
+    return (LARGEST_ENLARGED_PX / pixels) ** 0.5
+
+
+def size_scale(card: ModelCard, core: np.ndarray) -> float:
+    """Say by which factor an image is resampled so that its particles have sizes that the model is best at.
+
+    Parameters
+    ----------
+    card : ModelCard
+    core : ndarray of bool, (height, width)
+        What the model found at the image's own size.
+
+    Returns
+    -------
+    float
+        2, ½, or 1 where the particles are of the card's `diameters_px`, where there are none, or where the
+        enlarged image would have over 2**27 pixels.
+    """
+    found_px = typical_diameter_px(core)
+    if card.diameters_px is None or found_px is None:
+        return 1.0
+    smallest, largest = card.diameters_px
+    if found_px < smallest and _room(core.size) >= 2:
+        return 2.0
+    return 0.5 if found_px > largest else 1.0
 
 
 def predict_averaged_strips(
@@ -420,7 +452,8 @@ def predict_classes(
     pixel_size_nm : float, optional
         Where it is far from those of the training images, the image is resampled, see `input_scale`.
     scales : sequence of float
-        See `predict_averaged_strips`; by default those of the model's card.
+        See `predict_averaged_strips`; by default those of the model's card, and, where that has
+        `diameters_px` and finds others, these a second time with the image resampled, see `size_scale`.
     flips : bool
         Average over mirrorings: four times the work.
 
@@ -431,12 +464,31 @@ def predict_classes(
     core_probability : ndarray, (height, width), uint8
         0 … 255.
     """
-    class_map = np.empty(image.shape, np.uint8)
-    core_probability = np.empty(image.shape, np.uint8)
-    core, threshold = model.card.classes.index("core"), model.card.core_threshold
     factor = input_scale(model.card, pixel_size_nm, image.size)
-    sizes = [factor * scale for scale in scales or model.card.scales]
-    strips = predict_averaged_strips(model.predict_tile, image, sizes, flips, tile_px, overlap_px, progress)
+    core = model.card.classes.index("core")
+
+    def predict(sizes: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+        shown = [factor * size for size in sizes]
+        strips = predict_averaged_strips(
+            model.predict_tile, image, shown, flips, tile_px, overlap_px, progress
+        )
+        return _decide(strips, image.shape, core, model.card.core_threshold)
+
+    if scales:
+        return predict(scales)
+    class_map, core_probability = predict(model.card.scales)
+    change = size_scale(model.card, class_map == core)
+    if change == 1:
+        return class_map, core_probability
+    return predict([change * scale for scale in model.card.scales])
+
+
+def _decide(
+    strips: Iterator[tuple[int, np.ndarray]], shape: tuple[int, ...], core: int, threshold: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give every pixel's class and its probability of core, 0 … 255, both (height, width) uint8."""
+    class_map = np.empty(shape, np.uint8)
+    core_probability = np.empty(shape, np.uint8)
     for top, probability in strips:
         rows = slice(top, top + len(probability))
         core_probability[rows] = np.rint(probability[..., core] * 255)

@@ -65,3 +65,24 @@ def row_strips(image: np.ndarray) -> list[np.ndarray]:
     """Cut an image into strips of whole rows, views that what works pixel by pixel takes one by one."""
     rows = max(1, _STRIP_PX // max(1, image.shape[1]))
     return [image[top : top + rows] for top in range(0, image.shape[0], rows)]
+
+
+def typical_diameter_px(foreground: np.ndarray, minimum_area_px: float = 20.0) -> float | None:
+    """Give the equivalent circular diameter below which half of a mask's area lies, in px.
+
+    By area, because specks of noise outnumber what they lie beside. Touching particles count as one.
+
+    Returns
+    -------
+    float or None
+        None where no connected region has the minimum area.
+    """
+    labels = label_instances(foreground, minimum_area_px)
+    areas = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
+    for strip in row_strips(labels):
+        areas += np.bincount(strip.ravel(), minlength=len(areas))
+    if len(areas) == 1:
+        return None
+    sorted_px = np.sort(areas[1:])
+    half = np.searchsorted(np.cumsum(sorted_px), sorted_px.sum() / 2)
+    return float(2 * np.sqrt(sorted_px[half] / np.pi))

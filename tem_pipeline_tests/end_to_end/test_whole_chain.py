@@ -85,7 +85,7 @@ def true_masks(manifest: pd.DataFrame, truth: Path, target: Path) -> pd.DataFram
 
 def test_on_true_masks_a_session_gives_back_its_particles(tmp_path: Path):
     rows, tables = [], []
-    for seed, ((pixel_size_nm, size), dose, mode) in enumerate(CONDITIONS):
+    for seed, ((pixel_size_nm, _), dose, mode) in enumerate(CONDITIONS):
         out = simulated(tmp_path, seed, 500, images=2)
         manifest = ingest_session(out / "session", f"s{seed}", out / "raw")
         masks = true_masks(manifest, out / "truth", out / "masks")

@@ -20,6 +20,7 @@ from tem_pipeline.segmentation.inference import (
     predict_strips,
     read_card,
     segment_micrograph,
+    size_scale,
     write_card,
 )
 
@@ -247,6 +248,42 @@ def test_the_smallest_diameter_in_nm_holds_where_it_is_the_larger_and_the_image_
     assert number(minimum_diameter_nm=3.0) == 2
 
 
+@pytest.mark.parametrize(
+    ("diameters_px", "shown"),
+    [
+        ((20, 30), [(208, 304)]),  # the discs are 24 px across
+        ((30, 90), [(208, 304), (400, 608)]),
+        ((5, 12), [(208, 304), (112, 160)]),
+        ((100, 200), [(208, 304), (400, 608)]),  # one step, however far off
+        (None, [(208, 304)]),
+    ],
+)
+def test_an_image_of_particles_of_a_size_that_a_model_is_bad_at_is_shown_to_it_again_at_another(
+    diameters_px, shown
+):
+    shapes = []
+
+    def spy(tile: np.ndarray) -> np.ndarray:
+        shapes.append(tile.shape)
+        return threshold(tile)
+
+    model = SegmentationModel(replace(CARD, diameters_px=diameters_px), spy)
+    found = segment_micrograph(discs(dark=True), model, tile_px=1024)
+    assert shapes == shown
+    assert found.labels.shape == (200, 300)
+    assert found.labels.max() == 2
+
+
+def test_an_image_is_not_shown_again_where_nothing_is_found_or_where_it_would_grow_too_large():
+    card = replace(CARD, diameters_px=(30, 90))
+    mask = np.zeros((64, 64), bool)
+    assert size_scale(card, mask) == 1
+    mask[10:20, 10:20] = True
+    assert size_scale(card, mask) == 2
+    large = np.broadcast_to(mask[:, None, :, None], (64, 100, 64, 100)).reshape(6400, 6400)
+    assert size_scale(replace(card, diameters_px=(3000, 4000)), large) == 1
+
+
 def test_a_threshold_on_the_card_decides_what_is_core_and_the_rest_goes_to_the_other_classes():
     def three(tile: np.ndarray) -> np.ndarray:
         core = 1 / (1 + np.exp(tile))
@@ -273,14 +310,21 @@ def test_a_card_from_before_diameter_errors_can_be_read(tmp_path: Path):
 def test_a_card_comes_back_as_it_was_written(tmp_path: Path):
     for card in (
         CARD,
-        replace(CARD, pixel_size_nm=(0.1, 0.2), scales=(1.0, 0.5), core_threshold=0.4),
+        replace(CARD, pixel_size_nm=(0.1, 0.2), scales=(1.0, 0.5), core_threshold=0.4, diameters_px=(20, 90)),
     ):
         write_card(tmp_path, card)
         assert read_card(tmp_path) == card
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"scales": ()}, {"scales": (0.0,)}, {"core_threshold": 1.5}, {"pixel_size_nm": (0.2, 0.1)}]
+    "wrong",
+    [
+        {"scales": ()},
+        {"scales": (0.0,)},
+        {"core_threshold": 1.5},
+        {"pixel_size_nm": (0.2, 0.1)},
+        {"diameters_px": (0, 9)},
+    ],
 )
 def test_a_card_with_impossible_values_is_one_clear_line(tmp_path: Path, wrong: dict):
     write_card(tmp_path, replace(CARD, **wrong))

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.segmentation import instances
-from tem_pipeline.segmentation.instances import label_instances
+from tem_pipeline.segmentation.instances import label_instances, typical_diameter_px
 
 masks = arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)), elements=st.booleans())
 
@@ -60,3 +60,15 @@ def test_strips_make_no_difference(monkeypatch):
 def test_anything_but_a_2d_bool_mask_is_refused(mask):
     with pytest.raises(UserError, match="2-D bool"):
         label_instances(mask, 1)
+
+
+def test_the_typical_diameter_is_the_one_that_half_of_the_area_lies_below():
+    y, x = np.mgrid[:200, :300]
+    mask = np.hypot(y - 100, x - 80) < 30
+    mask |= np.hypot(y - 100, x - 200) < 40
+    mask[::12, 285:] = True  # specks of one row
+    assert typical_diameter_px(mask) == pytest.approx(80, rel=0.01)
+    mask[60:140, 120:245] = False
+    assert typical_diameter_px(mask) == pytest.approx(60, rel=0.01)
+    assert typical_diameter_px(mask, 10_000) is None
+    assert typical_diameter_px(np.zeros((9, 9), bool)) is None

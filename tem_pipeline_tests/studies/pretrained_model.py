@@ -189,7 +189,8 @@ def pretrained_jobs(reference: Path, pictures: Path, threads: int) -> list[Job]:
     """
     folder = PROJECT_ROOT / "models" / "pretrained"
     card = read_card(folder)
-    decided = {"weights": card.weights_sha256, "scales": card.scales, "core_threshold": card.core_threshold}
+    names = ("weights_sha256", "scales", "core_threshold", "diameters_px")
+    decided = {name: getattr(card, name) for name in names}
 
     def job(name: str, cost: float, measure: Callable[[SegmentationModel], dict[str, Any]]) -> Job:
         def run() -> dict[str, Any]:
