@@ -298,6 +298,7 @@ def structure_activity_figure(rows: pd.DataFrame) -> Figure:
         axes.set_axis_off()
     for axes, row in zip(grid, rows.to_dict("records"), strict=False):
         unit = "" if row["descriptor_unit"] == "1" else f" ({row['descriptor_unit']})"
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel(_literal(row["descriptor"].replace("_", " ") + unit))
         axes.set_ylabel(_literal(f"activity ({row['activity_unit']})"))
         axes.spines[["top", "right"]].set_visible(False)
