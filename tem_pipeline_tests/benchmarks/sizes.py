@@ -135,7 +135,7 @@ def _trained_alike(base_width: int) -> tuple[Path, int]:
 
 
 def _quantised(folder: Path) -> Path:
-    """Give a copy of a model folder with int8 operations, their ranges from the training crops."""
+    """Give a copy of a model folder with int8 operations, their ranges from the training images."""
     import openvino
 
     # NNCF reports to its makers what it is used for, but not from a test machine.
@@ -143,8 +143,8 @@ def _quantised(folder: Path) -> Path:
         import nncf
     copy = Path(tempfile.mkdtemp(prefix="tem_bench_")) / "int8"
     shutil.copytree(folder, copy)
-    # Crops of one image follow each other: every fourth still shows them all.
-    calibration = [crop[np.newaxis, ..., np.newaxis] for crop in _crops()[0][::4]]
+    # Whole images, as the network will see them: calibrated on augmented crops it lost six times as much Dice.
+    calibration = [image.image[np.newaxis, ..., np.newaxis] for image in annotated_images(TRAINING)]
     (source,) = folder.glob("*/model.xml")
     quantised: Any = nncf.quantize(
         openvino.Core().read_model(str(source)), nncf.Dataset(calibration), subset_size=len(calibration)
