@@ -145,7 +145,7 @@ def trained(base_width: int) -> tuple[Path, Any]:
 
 def exported(network: TrainedNetwork, base_width: int) -> Path:
     """Give the model folder of a network that was trained here."""
-    folder = Path(tempfile.mkdtemp(prefix="tem_bench_"))
+    folder = new_folder()
     export_model(
         network,
         folder,
@@ -157,6 +157,16 @@ def exported(network: TrainedNetwork, base_width: int) -> Path:
         classes=CORE_CLASSES,
     )
     return folder
+
+
+def new_folder() -> Path:
+    """Make a folder that is removed when the benchmarks end."""
+    return Path(tempfile.mkdtemp(dir=_workplace().name))
+
+
+@cache
+def _workplace() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="tem_bench_")
 
 
 def _crop(index: int) -> tuple[np.ndarray, np.ndarray]:
