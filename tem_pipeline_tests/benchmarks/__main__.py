@@ -13,6 +13,8 @@ from typing import Any
 
 from tem_pipeline.settings import PROJECT_ROOT
 from tem_pipeline_tests.benchmarks.file_reading import reading_4k_files
+from tem_pipeline_tests.benchmarks.large_image import large_image
+from tem_pipeline_tests.benchmarks.large_session import two_hundred_images
 from tem_pipeline_tests.benchmarks.measurements import Measurement, Spread, machine
 from tem_pipeline_tests.benchmarks.networks import network_alone, one_file, segmenting_2048_px
 from tem_pipeline_tests.benchmarks.particle_measuring import (
@@ -22,12 +24,19 @@ from tem_pipeline_tests.benchmarks.particle_measuring import (
 )
 from tem_pipeline_tests.benchmarks.queries import querying_ten_million_particles
 from tem_pipeline_tests.benchmarks.session_folders import ten_thousand_session_folders
+from tem_pipeline_tests.benchmarks.sizes import int8, sizes_of_network
 from tem_pipeline_tests.benchmarks.starting import starting_programs
+from tem_pipeline_tests.benchmarks.training_steps import training_steps
 
 BENCHMARKS: list[Callable[[], list[Measurement]]] = [
     segmenting_2048_px,
     network_alone,
     one_file,
+    training_steps,
+    sizes_of_network,
+    int8,
+    large_image,
+    two_hundred_images,
     measuring_ten_thousand_particles,
     splitting_touching_particles,
     statistics_of_ten_thousand_particles,
@@ -93,7 +102,7 @@ def markdown(results: dict[str, Any]) -> str:
 def _row(row: Measurement) -> str:
     value = _with_spread(row.value, row.spread, row.unit)
     other = ratio = ""
-    how = "as long" if row.at_most is not None else "as fast"
+    how = "as fast" if row.at_most is None else "as long" if row.unit == "s" else "as much"
     if row.compared_value is not None and row.ratio is not None:
         other = f"{row.compared_with}: {_with_spread(row.compared_value, row.compared_spread, row.unit)}"
         ratio = f"{_with_spread(row.ratio, row.ratio_spread, '×')} {how}"

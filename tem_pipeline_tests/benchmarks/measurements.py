@@ -6,7 +6,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,20 @@ PACKAGES = (
 
 Spread = tuple[float, float]
 """Lower and upper quartile over the repeats."""
+
+Timing = tuple[float, float]
+"""Seconds and processor seconds."""
+
+# Linux counts to the peak of a child what the process was that it was forked from, here one with TensorFlow:
+# a small process stands between.
+_WAITING_PROCESS = """
+import os, subprocess, sys
+child = subprocess.Popen(sys.argv[1:])
+_, status, used = os.wait4(child.pid, 0)
+child.returncode = os.waitstatus_to_exitcode(status)
+print(used.ru_maxrss)
+sys.exit(child.returncode)
+"""
 
 
 @dataclass(frozen=True)
@@ -78,8 +92,8 @@ class Measurement:
 
 def repeated(what: str, work: Callable[[], object], repeats: int, limit: float | None = None) -> Measurement:
     """Time some work, after one run that isn't counted."""
-    _time(work)
-    seconds = [_time(work)[0] for _ in range(repeats)]
+    time_of(work)
+    seconds = [time_of(work)[0] for _ in range(repeats)]
     return Measurement(what, float(np.median(seconds)), "s", limit, _quartiles(seconds))
 
 
@@ -95,22 +109,38 @@ def compared(
     at_most: float | None = None,
 ) -> Measurement:
     """Time two kinds of work in turns, so that what disturbs one disturbs both, after one run of each."""
-    _time(work)
-    _time(other)
-    pairs = np.array([(*_time(work), *_time(other)) for _ in range(repeats)])
-    own, own_processor, others, others_processor = pairs.T
-    ratios, processor_ratios = others / own, others_processor / own_processor
+    time_of(work)
+    time_of(other)
+    pairs = [(time_of(work), time_of(other)) for _ in range(repeats)]
+    own, others = zip(*pairs, strict=True)
+    return paired(what, own, compared_with, others, limit=limit, at_least=at_least, at_most=at_most)
+
+
+def paired(
+    what: str,
+    own: Sequence[Timing] | np.ndarray,
+    compared_with: str,
+    others: Sequence[Timing] | np.ndarray,
+    *,
+    limit: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Measurement:
+    """Give the measurement of times that were taken in pairs, of its own work and of what it is held to."""
+    seconds, processor = np.array(own).T
+    other_seconds, other_processor = np.array(others).T
+    ratios, processor_ratios = other_seconds / seconds, other_processor / processor
     if at_most is not None:
         ratios, processor_ratios = 1 / ratios, 1 / processor_ratios
     return Measurement(
         what,
-        float(np.median(own)),
+        float(np.median(seconds)),
         "s",
         limit,
-        _quartiles(own),
+        _quartiles(seconds),
         compared_with,
-        float(np.median(others)),
-        _quartiles(others),
+        float(np.median(other_seconds)),
+        _quartiles(other_seconds),
         float(np.median(ratios)),
         _quartiles(ratios),
         float(np.median(processor_ratios)),
@@ -119,16 +149,18 @@ def compared(
     )
 
 
-def _time(work: Callable[[], object]) -> tuple[float, float]:
+def time_of(work: Callable[[], object]) -> Timing:
     """Give seconds and processor seconds, those of child processes included."""
-    processor, started = _processor_s(), time.perf_counter()
+    started = now()
     work()
-    return time.perf_counter() - started, _processor_s() - processor
+    ended = now()
+    return ended[0] - started[0], ended[1] - started[1]
 
 
-def _processor_s() -> float:
+def now() -> Timing:
+    """Give the clock, and the processor time that this process and its ended children have used."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
+    return time.perf_counter(), sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def _quartiles(values: list[float] | np.ndarray) -> Spread:
@@ -141,6 +173,28 @@ def run_python(*arguments: str) -> None:
     subprocess.run(
         [sys.executable, *arguments], cwd=PROJECT_ROOT, check=True, stdout=subprocess.DEVNULL, timeout=600
     )
+
+
+def run_and_weigh(*arguments: str, environment: Mapping[str, str] | None = None) -> tuple[str, float]:
+    """Run Python in a process of its own, which must end well.
+
+    Returns
+    -------
+    output : str
+        What it printed.
+    peak_mib : float
+        Most of its memory that was resident at once, that of its own children left out.
+    """
+    printed = subprocess.run(
+        [sys.executable, "-c", _WAITING_PROCESS, sys.executable, *arguments],
+        cwd=PROJECT_ROOT,
+        env={**os.environ, **(environment or {})},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    output, peak = printed.rstrip().rsplit("\n", 1)
+    return output, int(peak) / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def machine() -> dict[str, str]:

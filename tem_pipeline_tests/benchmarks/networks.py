@@ -7,11 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from tem_pipeline.annotation.datasets import CORE_CLASSES
 from tem_pipeline.micrographs.intensity import standardise
 from tem_pipeline.micrographs.simulation import simulate_micrograph, write_micrograph
 from tem_pipeline.segmentation.inference import load_model, predict_classes, predict_strips
 from tem_pipeline.segmentation.networks import unet
-from tem_pipeline.segmentation.training import Profile, export_model, prepare_keras, train_network
+from tem_pipeline.segmentation.training import (
+    Profile,
+    TrainedNetwork,
+    export_model,
+    prepare_keras,
+    train_network,
+)
 from tem_pipeline.settings import Settings
 from tem_pipeline_tests.benchmarks.measurements import Measurement, compared, run_python
 
@@ -33,9 +40,9 @@ pandas.DataFrame(table).to_parquet(sys.argv[3])
 
 def segmenting_2048_px() -> list[Measurement]:
     """Segmenting 2048 × 2048 px, base width 64, two classes, tiles and blending included."""
-    folder, keras_model = _trained(64)
+    folder, keras_model = trained(64)
     model = load_model(folder, Settings().threads)
-    image = _micrograph(2048)
+    image = micrograph(2048)
     tiles = np.stack(
         [
             image[top : top + TILE_PX, left : left + TILE_PX]
@@ -57,7 +64,7 @@ def segmenting_2048_px() -> list[Measurement]:
     return [
         *(
             compared(
-                f"ds_unet by OpenVINO in {_precision()}",
+                f"ds_unet by OpenVINO in {precision()}",
                 lambda: predict_classes(model, image),
                 name,
                 lambda other=other: other.predict(tiles, batch_size=1, verbose=0),
@@ -75,21 +82,21 @@ def network_alone() -> list[Measurement]:
     import openvino
     from openvino import opset13 as operations
 
-    folder, _ = _trained(64)
+    folder, _ = trained(64)
     model = load_model(folder, Settings().threads)
-    tile = _micrograph(256)
+    tile = micrograph(256)
     side = round((GFLOP_OF_256 * 1e9 / 2) ** (1 / 3))
     left, right = (operations.parameter([side, side], np.float32) for _ in range(2))
     product = openvino.Core().compile_model(
         openvino.Model([operations.matmul(left, right, False, False)], [left, right]),  # type: ignore[reportGeneralTypeIssues]
         "CPU",
-        {"INFERENCE_PRECISION_HINT": _precision(), "INFERENCE_NUM_THREADS": str(Settings().threads)},
+        {"INFERENCE_PRECISION_HINT": precision(), "INFERENCE_NUM_THREADS": str(Settings().threads)},
     )
     matrices = [np.random.default_rng(k).standard_normal((side, side), np.float32) for k in range(2)]
     request = product.create_infer_request()
     return [
         compared(
-            f"ds_unet by OpenVINO in {_precision()}, {GFLOP_OF_256} GFLOP",
+            f"ds_unet by OpenVINO in {precision()}, {GFLOP_OF_256} GFLOP",
             lambda: model.predict_tile(tile),
             f"product of two {side} × {side} matrices in the same precision",
             lambda: request.infer(matrices),
@@ -101,7 +108,7 @@ def network_alone() -> list[Measurement]:
 
 def one_file() -> list[Measurement]:
     """One file of 512 × 512 px, the whole process."""
-    folder, _ = _trained(64)
+    folder, _ = trained(64)
     weights = next(folder.glob("*/model.keras"))
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "image.tif"
@@ -121,30 +128,45 @@ def one_file() -> list[Measurement]:
 
 
 @cache
-def _trained(base_width: int) -> tuple[Path, Any]:
+def trained(base_width: int) -> tuple[Path, Any]:
     """Train a network for a minute on simulated cores; give its model folder and its Keras form."""
     prepare_keras(Settings().threads)
     crops, maps = zip(*(_crop(index) for index in range(64)), strict=True)
-    trained = train_network(
+    network = train_network(
         np.stack(crops[:56]),
         np.stack(maps[:56]),
         list(zip(crops[56:], maps[56:], strict=True)),
-        classes=("background", "core"),
+        classes=CORE_CLASSES,
         loss="dice",
         profile=Profile("bench", base_width, 128, 56, 60, 20, learning_rate=3e-3),
     )
-    folder = Path(tempfile.mkdtemp(prefix="tem_bench_"))
+    return exported(network, base_width), network.model
+
+
+def exported(network: TrainedNetwork, base_width: int) -> Path:
+    """Give the model folder of a network that was trained here."""
+    folder = new_folder()
     export_model(
-        trained,
+        network,
         folder,
         name="bench",
         version="1",
         loss="dice",
         network="ds_unet",
         base_width=base_width,
-        classes=("background", "core"),
+        classes=CORE_CLASSES,
     )
-    return folder, trained.model
+    return folder
+
+
+def new_folder() -> Path:
+    """Make a folder that is removed when the benchmarks end."""
+    return Path(tempfile.mkdtemp(dir=_workplace().name))
+
+
+@cache
+def _workplace() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="tem_bench_")
 
 
 def _crop(index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -153,13 +175,13 @@ def _crop(index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
-def _micrograph(side_px: int) -> np.ndarray:
+def micrograph(side_px: int) -> np.ndarray:
     drawn = simulate_micrograph(np.random.default_rng(2), shape=(side_px, side_px))
     return standardise(drawn.image, drawn.mode)
 
 
 @cache
-def _precision() -> str:
+def precision() -> str:
     import openvino
 
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -1,7 +1,18 @@
+import subprocess
+
+import dagster as dg
+import numpy as np
 import pytest
 
 from tem_pipeline_tests.benchmarks.__main__ import markdown
-from tem_pipeline_tests.benchmarks.measurements import Measurement, compared, repeated
+from tem_pipeline_tests.benchmarks.large_session import functions_s
+from tem_pipeline_tests.benchmarks.measurements import (
+    Measurement,
+    compared,
+    paired,
+    repeated,
+    run_and_weigh,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,3 +59,46 @@ def test_a_row_says_what_it_is_compared_with_and_what_it_missed():
         "≥ 5 × as fast **missed** |"
     ) in page
     assert "| old | 1 s |  |  | < 2 s |" in page
+
+
+def test_a_ratio_is_the_median_over_the_pairs_and_turned_round_where_it_must_stay_small():
+    own, others = [(1.0, 1.0), (2.0, 2.0), (4.0, 4.0)], [(2.0, 4.0), (6.0, 12.0), (16.0, 32.0)]
+    faster = paired("own", own, "others", others, at_least=2)
+    assert (faster.value, faster.compared_value, faster.ratio, faster.processor_ratio) == (2, 6, 3, 6)
+    longer = paired("others", others, "own", own, at_most=4)
+    assert (longer.value, longer.compared_value, longer.ratio, longer.processor_ratio) == (6, 2, 3, 6)
+
+
+def test_memory_that_is_compared_is_as_much_not_as_long():
+    row = Measurement("peak", 200.0, "MiB", compared_value=100.0, ratio=2.0, at_most=1.1)
+    page = markdown(
+        {"work": {"title": "", "date": "", "load": 0, "machine": {}, "measurements": [vars(row)]}}
+    )
+    assert "2 × as much | ≤ 1.1 × as much **missed** |" in page
+
+
+def test_the_peak_memory_of_a_process_is_its_own_not_that_of_the_process_that_started_it():
+    held = np.ones(2**26)
+    output, peak_mib = run_and_weigh("-c", "held = bytearray(100 * 2**20); print('done')")
+    assert output == "done"
+    assert 100 < peak_mib < 200 < held.nbytes / 2**20
+
+
+def test_a_process_that_fails_is_not_measured():
+    with pytest.raises(subprocess.CalledProcessError):
+        run_and_weigh("-c", "raise SystemExit(3)")
+
+
+def test_what_passes_in_assets_is_told_from_what_dagster_adds():
+    @dg.asset
+    def first() -> int:
+        return 1
+
+    @dg.asset
+    def second(first: int) -> int:
+        return first + 1
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = dg.materialize([first, second], instance=instance)
+        events = instance.all_logs(run.run_id)
+    assert 0 < functions_s(events) < events[-1].timestamp - events[0].timestamp
