@@ -1,7 +1,11 @@
 """Segments the images of a session: writes label images and one row an image that says what was found."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,6 +21,10 @@ SMALLEST_RELIABLE_PX = 8.0
 LARGEST_FOREGROUND = 0.8
 LARGEST_RIM = 0.5
 LEAST_CONFIDENCE = 0.7
+# While the network works on one image, what it found on another is cut apart and judged.
+IMAGES_IN_FLIGHT = 2
+# Larger ones, 4096 × 4096 px of 4 bytes, are taken one at a time: what they need in memory adds up.
+LARGEST_IN_FLIGHT_BYTES = 2**26
 _FEWEST_RIM_PIXELS = 20
 _MEAN_COSINE = 0.855
 
@@ -212,7 +220,9 @@ def predict_session_masks(
     settings: Settings,
     on_image: Callable[[pd.Series, np.ndarray, Segmentation], None] | None = None,
 ) -> pd.DataFrame:
-    """Segment every measured image of a session, one at a time.
+    """Segment every measured image of a session; two at a time, where they aren't very large.
+
+    The rows, and what is told, are in the manifest's order.
 
     Parameters
     ----------
@@ -228,14 +238,21 @@ def predict_session_masks(
     DataFrame
         One row an image, as `MASK_SCHEMA` says.
     """
-    rows = []
-    for _, image_row in manifest[manifest["status"] == "ok"].iterrows():
+    one_tile_at_a_time = Lock()
+
+    def predict_tile(tile: np.ndarray) -> np.ndarray:
+        with one_tile_at_a_time:
+            return model.predict_tile(tile)
+
+    shared = replace(model, predict_tile=predict_tile)
+
+    def segment(image_row: pd.Series) -> tuple[np.ndarray, float | None, Segmentation, ImageQuality]:
         with (images / image_row["image_file"]).open("rb") as file:
             image = tifffile.imread(file)
         pixel_size_nm = image_row["pixel_size_x_nm"] if pd.notna(image_row["pixel_size_x_nm"]) else None
         segmentation = segment_micrograph(
             image,
-            model,
+            shared,
             image_row["mode"],
             pixel_size_nm=pixel_size_nm,
             flips=settings.test_time_flips,
@@ -244,6 +261,14 @@ def predict_session_masks(
             minimum_diameter_px=settings.minimum_diameter_px,
             minimum_diameter_nm=settings.minimum_diameter_nm,
         )
+        return image, pixel_size_nm, segmentation, judge_image(segmentation, image, pixel_size_nm)
+
+    measured = [image_row for _, image_row in manifest[manifest["status"] == "ok"].iterrows()]
+    largest = max(((images / row["image_file"]).stat().st_size for row in measured), default=0)
+    in_flight = IMAGES_IN_FLIGHT if largest < LARGEST_IN_FLIGHT_BYTES else 1
+    rows = []
+    for image_row, found in _in_order(segment, measured, in_flight):
+        image, pixel_size_nm, segmentation, quality = found
         image_id = image_row["image_id"]
         shells = segmentation.shell_labels
         files = {
@@ -263,7 +288,7 @@ def predict_session_masks(
                 "image_id": image_id,
                 **written,
                 "mode": segmentation.mode,
-                **judge_image(segmentation, image, pixel_size_nm).__dict__,
+                **quality.__dict__,
                 "split_labels": segmentation.split_labels,
                 "model_diameter_error": model.card.diameter_error,
                 "model_name": model.card.name,
@@ -276,3 +301,27 @@ def predict_session_masks(
         if on_image:
             on_image(image_row, image, segmentation)
     return pd.DataFrame(rows, columns=MASK_SCHEMA.names)
+
+
+_Given = TypeVar("_Given")
+_Result = TypeVar("_Result")
+
+
+def _in_order(
+    work: Callable[[_Given], _Result], given: Iterable[_Given], in_flight: int
+) -> Iterator[tuple[_Given, _Result]]:
+    """Do work in so many threads and give the results in order; only the next ones are begun beforehand."""
+    waiting: deque[tuple[_Given, Future[_Result]]] = deque()
+    with ThreadPoolExecutor(in_flight) as pool:
+        try:
+            for each in given:
+                waiting.append((each, pool.submit(work, each)))
+                if len(waiting) > in_flight:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()

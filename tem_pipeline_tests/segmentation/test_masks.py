@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import tifffile
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.imaging import Imaging
 from tem_pipeline.micrographs.simulation import simulate_micrograph
 from tem_pipeline.particles.schema import conform
@@ -147,3 +149,67 @@ def test_a_session_names_its_split_cores_and_the_models_error_in_its_table(tmp_p
         Settings(),
     )
     assert conform(without, MASK_SCHEMA)["model_diameter_error"].null_count == 1
+
+
+def session_of(folder: Path, images: int) -> pd.DataFrame:
+    """Write images of dark discs, one more on each, and give their manifest."""
+    y, x = np.indices((96, 400))
+    for number in range(images):
+        image = np.full((96, 400), 100.0, np.float32)
+        for column in range(20, 20 + 40 * (number + 1), 40):
+            image[np.hypot(y - 40.3, x - column - 0.2) <= 11.5] = 40
+        tifffile.imwrite(folder / f"{number}.tif", image)
+    return pd.DataFrame(
+        {
+            "session_id": "s",
+            "image_id": [str(number) for number in range(images)],
+            "image_file": [f"{number}.tif" for number in range(images)],
+            "status": "ok",
+            "mode": "bright_field",
+            "pixel_size_x_nm": 0.2,
+        }
+    )
+
+
+def test_images_of_a_session_overlap_in_time_but_come_in_order_and_the_network_sees_one_tile_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    inside, most_inside, told = [], [], []
+
+    def predict(tile: np.ndarray) -> np.ndarray:
+        inside.append(tile)
+        most_inside.append(len(inside))
+        time.sleep(0.01)
+        core = (tile < -1).astype(np.float32)
+        inside.pop()
+        return np.stack([1 - core, core], axis=-1)
+
+    manifest = session_of(tmp_path, 7)
+    model = SegmentationModel(CARD, predict)
+
+    def run() -> pd.DataFrame:
+        return predict_session_masks(
+            manifest, tmp_path, tmp_path, model, Settings(), lambda row, *_: told.append(row["image_id"])
+        )
+
+    masks = run()
+    assert masks["n_cores"].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert told == list("0123456")
+    assert max(most_inside) == 1
+    monkeypatch.setattr("tem_pipeline.segmentation.masks.LARGEST_IN_FLIGHT_BYTES", 1)
+    pd.testing.assert_frame_equal(run(), masks)
+
+
+def test_an_image_that_cannot_be_segmented_ends_the_session_with_its_own_error(tmp_path: Path):
+    manifest = session_of(tmp_path, 5)
+    seen = []
+
+    def predict(tile: np.ndarray) -> np.ndarray:
+        seen.append(tile)
+        if len(seen) == 2:
+            raise UserError("the second")
+        return np.stack([np.ones_like(tile), np.zeros_like(tile)], axis=-1)
+
+    with pytest.raises(UserError, match="the second"):
+        predict_session_masks(manifest, tmp_path, tmp_path, SegmentationModel(CARD, predict), Settings())
+    assert len(seen) <= 4
