@@ -25,7 +25,7 @@ from tem_pipeline.micrographs.parameters import Range
 from tem_pipeline.micrographs.simulation import simulate_micrograph
 from tem_pipeline.micrographs.specimens import Placement, Population, place_particles
 
-KINDS = {"session": 0.22, "core_shell": 0.18, "bare": 0.25, "supported": 0.35}
+KINDS = {"session": 0.22, "core_shell": 0.14, "bare": 0.24, "supported": 0.40}
 """Kinds of specimen and their shares: the session that `simulation` draws, at any magnification and dose;
 core–shell particles of any build; bare particles on a film; particles on a rough or porous support."""
 
@@ -230,7 +230,7 @@ def _outline(
         for order in (2, 3, 4, 5):
             swing += rng.uniform(0, 0.3 / order) * np.cos(order * turn + rng.uniform(0, 2 * math.pi))
         radius = radius / np.clip(1 + swing, 0.6, 1.24)
-    return radius, np.maximum(1 - radius**2, 0) ** rng.choice((0.5, 0.5, 0.25))
+    return radius, np.maximum(1 - radius**2, 0) ** rng.choice((0.5, 0.5, 0.25, 0.12))
 
 
 # Supports -----------------------------------------------------------
@@ -341,13 +341,15 @@ def _image(
     if support is not None:
         # The support's own structure of the particles' size stays below the particles.
         structure = support - gaussian_filter(support, diameter_px)
-        ratio = min(_log_uniform(rng, 0.3, 6), 1 / (rng.uniform(1.2, 6) * max(float(structure.std()), 1e-3)))
+        limit = 1 / (rng.uniform(0.9, 6) * max(float(structure.std()), 1e-3))
+        ratio = min(_log_uniform(rng, 0.4, 10), limit)
     # Rose: what is d px wide is seen from a contrast-to-noise ratio of a few over d on.
-    contrast_to_noise = max(_log_uniform(rng, 0.6, 12), rng.uniform(8, 16) / diameter_px)
+    contrast_to_noise = max(_log_uniform(rng, 0.6, 12), rng.uniform(10, 20) / diameter_px)
     vacuum = support is not None and rng.random() < 0.6
     film_nm = (0.0, 0.0) if vacuum else (3.0, 10.0)
-    blur_px = _log_uniform(rng, 0.35, 1.6)
-    grain_px = _log_uniform(rng, 1.0, 4.0)
+    # Real particles are softer at their rims the more they are magnified: rough, tilted, not in focus throughout.
+    blur_px = _log_uniform(rng, 0.35, max(1.6, 0.07 * diameter_px))
+    grain_px = _log_uniform(rng, 1.0, 5.0)
     if mode == "bright_field":
         contrast = _log_uniform(rng, 0.1, 0.85)
         attenuation = -math.log1p(-contrast) / mean_nm
