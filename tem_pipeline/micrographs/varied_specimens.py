@@ -347,7 +347,7 @@ def _image(
     contrast_to_noise = max(_log_uniform(rng, 0.6, 12), rng.uniform(10, 20) / diameter_px)
     vacuum = support is not None and rng.random() < 0.6
     film_nm = (0.0, 0.0) if vacuum else (3.0, 10.0)
-    # Real particles are softer at their rims the more they are magnified: rough, tilted, not in focus throughout.
+    # Real rims are the softer the more they are magnified: rough, tilted, not in focus throughout.
     blur_px = _log_uniform(rng, 0.35, max(1.6, 0.07 * diameter_px))
     grain_px = _log_uniform(rng, 1.0, 5.0)
     if mode == "bright_field":
