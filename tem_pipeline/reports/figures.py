@@ -127,8 +127,10 @@ def overlay_png(
     """
     while True:
         picture = Image.fromarray(overlay(image, labels, shells, edge_labels, pixel_size_nm, max_px))
+        if maximum_bytes is None:
+            return _png(picture, compress_level=3)
         encoded = _png(picture)
-        if maximum_bytes is None or len(encoded) <= maximum_bytes:
+        if len(encoded) <= maximum_bytes:
             return encoded
         for levels in (64, 24):
             encoded = _png(picture.quantize(palette=_palette(levels), dither=Image.Dither.NONE))
@@ -370,9 +372,10 @@ def _literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(picture: Image.Image, compress_level: int = 6) -> bytes:
+    # `optimize` took 8 s for 2048 × 2048 px where level 3 takes 0.2 s; a quarter larger.
     stream = io.BytesIO()
-    picture.save(stream, format="PNG", optimize=True)
+    picture.save(stream, format="PNG", compress_level=compress_level)
     return stream.getvalue()
 
 

@@ -5,6 +5,7 @@ subfolder of the weights.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -195,7 +196,8 @@ def predict_strips(
     image : ndarray, (height, width)
         Standardised micrograph of any size.
     tile_px, overlap_px : int
-        Side of a tile and overlap of neighbours, multiples of 16; the overlap is at most half the tile.
+        Largest side of a tile and least overlap of neighbours, multiples of 16; the overlap is at most half
+        the tile. Tiles are made no larger than their number needs.
     progress : callable, optional
         Told the share that is done after every tile.
 
@@ -242,12 +244,14 @@ def predict_strips(
 
 
 def _tile_starts(length: int, tile_px: int, overlap_px: int) -> tuple[list[int], int]:
-    """Give the first pixels of the tiles along one axis, and the side of a tile."""
+    """Give the first pixels of the tiles along one axis, and the side of a tile: as few, then as small."""
     padded = -(-length // NETWORK_STRIDE_PX) * NETWORK_STRIDE_PX
     if padded <= tile_px:
         return [0], padded
-    step = tile_px - overlap_px
-    return [*range(0, padded - tile_px, step), padded - tile_px], tile_px
+    number = -(-(padded - overlap_px) // (tile_px - overlap_px))
+    shared = (padded + (number - 1) * overlap_px) / number
+    side = math.ceil(shared / NETWORK_STRIDE_PX) * NETWORK_STRIDE_PX
+    return [min(index * (side - overlap_px), padded - side) for index in range(number)], side
 
 
 def _blending_window(tile_px: int, overlap_px: int) -> np.ndarray:
@@ -289,28 +293,31 @@ def _room(pixels: int) -> float:
     return (LARGEST_ENLARGED_PX / pixels) ** 0.5
 
 
-def size_scale(card: ModelCard, core: np.ndarray) -> float:
-    """Say by which factor an image is resampled so that its particles have sizes that the model is best at.
+def size_scale(card: ModelCard, core: np.ndarray, factor: float = 1.0) -> float:
+    """Say by which factor more an image is resampled so that its particles have sizes the model is best at.
 
     Parameters
     ----------
     card : ModelCard
     core : ndarray of bool, (height, width)
-        What the model found at the image's own size.
+        What the model found, as large as the image.
+    factor : float
+        By which the image was resampled for that, see `input_scale`.
 
     Returns
     -------
     float
-        2, ½, or 1 where the particles are of the card's `diameters_px`, where there are none, or where the
-        enlarged image would have over 2**27 pixels.
+        2, ½, or 1 where the particles were of the card's `diameters_px`, where there are none, or where the
+        image would be enlarged over 4 times or to over 2**27 pixels.
     """
-    found_px = typical_diameter_px(core)
+    found_px = typical_diameter_px(core) if card.diameters_px is not None else None
     if card.diameters_px is None or found_px is None:
         return 1.0
     smallest, largest = card.diameters_px
-    if found_px < smallest and _room(core.size) >= 2:
-        return 2.0
-    return 0.5 if found_px > largest else 1.0
+    if found_px * factor < smallest:
+        enlargement = 2 * factor * max(card.scales)
+        return 2.0 if enlargement <= min(LARGEST_ENLARGEMENT, _room(core.size)) else 1.0
+    return 0.5 if found_px * factor > largest else 1.0
 
 
 def predict_averaged_strips(
@@ -477,7 +484,7 @@ def predict_classes(
     if scales:
         return predict(scales)
     class_map, core_probability = predict(model.card.scales)
-    change = size_scale(model.card, class_map == core)
+    change = size_scale(model.card, class_map == core, factor)
     if change == 1:
         return class_map, core_probability
     return predict([change * scale for scale in model.card.scales])

@@ -2,10 +2,10 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from threading import Lock
-from typing import TypeVar
+from threading import Event, Lock
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,8 +23,8 @@ LARGEST_RIM = 0.5
 LEAST_CONFIDENCE = 0.7
 # While the network works on one image, what it found on another is cut apart and judged.
 IMAGES_IN_FLIGHT = 2
-# Larger ones, 4096 × 4096 px of 4 bytes, are taken one at a time: what they need in memory adds up.
-LARGEST_IN_FLIGHT_BYTES = 2**26
+# Larger images are taken one at a time: what they need in memory would add up.
+LARGEST_IN_FLIGHT_PX = 4096**2
 _FEWEST_RIM_PIXELS = 20
 _MEAN_COSINE = 0.855
 
@@ -238,10 +238,12 @@ def predict_session_masks(
     DataFrame
         One row an image, as `MASK_SCHEMA` says.
     """
-    one_tile_at_a_time = Lock()
+    one_tile_at_a_time, ended = Lock(), Event()
 
     def predict_tile(tile: np.ndarray) -> np.ndarray:
         with one_tile_at_a_time:
+            if ended.is_set():
+                raise CancelledError
             return model.predict_tile(tile)
 
     shared = replace(model, predict_tile=predict_tile)
@@ -263,17 +265,17 @@ def predict_session_masks(
         )
         return image, pixel_size_nm, segmentation, judge_image(segmentation, image, pixel_size_nm)
 
-    measured = [image_row for _, image_row in manifest[manifest["status"] == "ok"].iterrows()]
-    largest = max(((images / row["image_file"]).stat().st_size for row in measured), default=0)
-    in_flight = IMAGES_IN_FLIGHT if largest < LARGEST_IN_FLIGHT_BYTES else 1
-    rows = []
-    for image_row, found in _in_order(segment, measured, in_flight):
-        image, pixel_size_nm, segmentation, quality = found
+    def store(
+        image_row: pd.Series,
+        image: np.ndarray,
+        pixel_size_nm: float | None,
+        segmentation: Segmentation,
+        quality: ImageQuality,
+    ) -> dict[str, Any]:
         image_id = image_row["image_id"]
-        shells = segmentation.shell_labels
         files = {
             "labels_file": ("labels", segmentation.labels),
-            "shells_file": ("shells", shells),
+            "shells_file": ("shells", segmentation.shell_labels),
             "probability_file": ("probability", segmentation.core_probability),
         }
         written = {
@@ -282,24 +284,30 @@ def predict_session_masks(
             else None
             for column, (kind, array) in files.items()
         }
-        rows.append(
-            {
-                "session_id": image_row["session_id"],
-                "image_id": image_id,
-                **written,
-                "mode": segmentation.mode,
-                **quality.__dict__,
-                "split_labels": segmentation.split_labels,
-                "model_diameter_error": model.card.diameter_error,
-                "model_name": model.card.name,
-                "model_version": model.card.version,
-                "model_sha256": model.card.weights_sha256,
-                "loss": model.card.loss,
-                "code_version": __version__,
-            }
-        )
         if on_image:
             on_image(image_row, image, segmentation)
+        return {
+            "session_id": image_row["session_id"],
+            "image_id": image_id,
+            **written,
+            "mode": segmentation.mode,
+            **quality.__dict__,
+            "split_labels": segmentation.split_labels,
+            "model_diameter_error": model.card.diameter_error,
+            "model_name": model.card.name,
+            "model_version": model.card.version,
+            "model_sha256": model.card.weights_sha256,
+            "loss": model.card.loss,
+            "code_version": __version__,
+        }
+
+    measured = manifest[manifest["status"] == "ok"]
+    largest_px = (measured["height_px"].astype(int) * measured["width_px"].astype(int)).max()
+    in_flight = IMAGES_IN_FLIGHT if largest_px <= LARGEST_IN_FLIGHT_PX else 1
+    rows = []
+    for image_row, found in _in_order(segment, (row for _, row in measured.iterrows()), in_flight, ended):
+        rows.append(store(image_row, *found))
+        del found  # else it stays in memory until the next is done
     return pd.DataFrame(rows, columns=MASK_SCHEMA.names)
 
 
@@ -308,20 +316,27 @@ _Result = TypeVar("_Result")
 
 
 def _in_order(
-    work: Callable[[_Given], _Result], given: Iterable[_Given], in_flight: int
+    work: Callable[[_Given], _Result], given: Iterable[_Given], in_flight: int, ended: Event
 ) -> Iterator[tuple[_Given, _Result]]:
-    """Do work in so many threads and give the results in order; only the next ones are begun beforehand."""
+    """Do work in threads and give results in order; at most so many are begun and not given yet.
+
+    However it ends, it sets `ended`, for the work that is begun, and waits for that.
+    """
     waiting: deque[tuple[_Given, Future[_Result]]] = deque()
     with ThreadPoolExecutor(in_flight) as pool:
         try:
             for each in given:
+                if len(waiting) == in_flight:
+                    yield _taken(waiting)
                 waiting.append((each, pool.submit(work, each)))
-                if len(waiting) > in_flight:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
             while waiting:
-                first, future = waiting.popleft()
-                yield first, future.result()
+                yield _taken(waiting)
         finally:
+            ended.set()
             for _, future in waiting:
                 future.cancel()
+
+
+def _taken(waiting: deque[tuple[_Given, Future[_Result]]]) -> tuple[_Given, _Result]:
+    each, future = waiting.popleft()
+    return each, future.result()

@@ -14,6 +14,7 @@ from tem_pipeline.segmentation.inference import (
     CARD_FILE,
     ModelCard,
     SegmentationModel,
+    _tile_starts,
     input_scale,
     predict_averaged_strips,
     predict_classes,
@@ -272,6 +273,33 @@ def test_an_image_of_particles_of_a_size_that_a_model_is_bad_at_is_shown_to_it_a
     assert shapes == shown
     assert found.labels.shape == (200, 300)
     assert found.labels.max() == 2
+
+
+def test_the_size_of_particles_is_that_which_the_network_saw():
+    card = replace(CARD, pixel_size_nm=(0.1, 0.1), diameters_px=(30, 90))
+    mask = np.zeros((400, 400), bool)
+    mask[100:130, 100:130] = True  # 34 px across in the image
+    assert size_scale(card, mask, 0.5) == 2
+    assert size_scale(card, mask, 2) == 1
+    assert size_scale(card, mask, 3) == 0.5
+    assert size_scale(replace(card, diameters_px=(300, 900)), mask, 2) == 2
+    assert size_scale(replace(card, diameters_px=(300, 900)), mask, 2.5) == 1  # 5 times is too much
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    length=st.integers(1, 5000),
+    tile_px=st.sampled_from([64, 128, 512]),
+    overlap_px=st.sampled_from([0, 16, 32]),
+)
+def test_tiles_cover_an_image_with_the_overlap_and_hardly_more(length, tile_px, overlap_px):
+    starts, side = _tile_starts(length, tile_px, overlap_px)
+    padded = -(-length // 16) * 16
+    assert side % 16 == 0
+    assert side <= tile_px
+    assert (starts[0], starts[-1] + side) == (0, padded)
+    assert all(step <= side - overlap_px for step in np.diff(starts))
+    assert len(starts) * side < padded + (len(starts) - 1) * overlap_px + 16 * len(starts)
 
 
 def test_an_image_is_not_shown_again_where_nothing_is_found_or_where_it_would_grow_too_large():

@@ -1,3 +1,4 @@
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,13 @@ from tem_pipeline.micrographs.simulation import simulate_micrograph
 from tem_pipeline.particles.schema import conform
 from tem_pipeline.segmentation.inference import ModelCard, Segmentation, SegmentationModel
 from tem_pipeline.segmentation.instances import label_instances
-from tem_pipeline.segmentation.masks import MASK_SCHEMA, judge_image, predict_session_masks, rim_width_px
+from tem_pipeline.segmentation.masks import (
+    MASK_SCHEMA,
+    _in_order,
+    judge_image,
+    predict_session_masks,
+    rim_width_px,
+)
 from tem_pipeline.settings import Settings
 
 SHAPE = (240, 240)
@@ -133,6 +140,8 @@ def test_a_session_names_its_split_cores_and_the_models_error_in_its_table(tmp_p
             "status": ["ok"],
             "mode": ["bright_field"],
             "pixel_size_x_nm": [0.2],
+            "height_px": [96],
+            "width_px": [128],
         }
     )
     masks = predict_session_masks(manifest, tmp_path, tmp_path, SegmentationModel(CARD, predict), Settings())
@@ -167,11 +176,13 @@ def session_of(folder: Path, images: int) -> pd.DataFrame:
             "status": "ok",
             "mode": "bright_field",
             "pixel_size_x_nm": 0.2,
+            "height_px": 96,
+            "width_px": 400,
         }
     )
 
 
-def test_images_of_a_session_overlap_in_time_but_come_in_order_and_the_network_sees_one_tile_at_a_time(
+def test_images_of_a_session_come_in_order_and_the_network_sees_one_tile_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     inside, most_inside, told = [], [], []
@@ -196,20 +207,41 @@ def test_images_of_a_session_overlap_in_time_but_come_in_order_and_the_network_s
     assert masks["n_cores"].tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert told == list("0123456")
     assert max(most_inside) == 1
-    monkeypatch.setattr("tem_pipeline.segmentation.masks.LARGEST_IN_FLIGHT_BYTES", 1)
+    monkeypatch.setattr("tem_pipeline.segmentation.masks.LARGEST_IN_FLIGHT_PX", 1)
     pd.testing.assert_frame_equal(run(), masks)
 
 
-def test_an_image_that_cannot_be_segmented_ends_the_session_with_its_own_error(tmp_path: Path):
-    manifest = session_of(tmp_path, 5)
+def test_images_in_flight_overlap_in_time():
+    together = threading.Barrier(2, timeout=20)
+    done = list(_in_order(lambda _: together.wait(), range(4), 2, threading.Event()))
+    assert [given for given, _ in done] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+def test_no_more_images_are_begun_than_may_be_in_flight(in_flight):
+    begun, ended = [], threading.Event()
+    for number, (given, result) in enumerate(_in_order(begun.append, range(9), in_flight, ended)):
+        assert (given, result) == (number, None)
+        time.sleep(0.005)
+        assert len(begun) - number <= in_flight
+    assert sorted(begun) == list(range(9))
+
+
+@pytest.mark.parametrize("error", [UserError("full disk"), KeyboardInterrupt()])
+def test_what_ends_a_session_ends_it_at_the_next_tile(tmp_path: Path, error: BaseException):
+    manifest = session_of(tmp_path, 3)
+    tifffile.imwrite(tmp_path / "0.tif", np.zeros((64, 64), np.float32))  # a single tile, the others are 14
     seen = []
 
     def predict(tile: np.ndarray) -> np.ndarray:
         seen.append(tile)
-        if len(seen) == 2:
-            raise UserError("the second")
+        time.sleep(0.02)
         return np.stack([np.ones_like(tile), np.zeros_like(tile)], axis=-1)
 
-    with pytest.raises(UserError, match="the second"):
-        predict_session_masks(manifest, tmp_path, tmp_path, SegmentationModel(CARD, predict), Settings())
-    assert len(seen) <= 4
+    def fail(*_: object) -> None:
+        raise error
+
+    settings = Settings(tile_px=64, tile_overlap_px=0)
+    with pytest.raises(type(error)):
+        predict_session_masks(manifest, tmp_path, tmp_path, SegmentationModel(CARD, predict), settings, fail)
+    assert len(seen) < 10
