@@ -40,9 +40,9 @@ from tem_pipeline.settings import load_settings
 
 NAME = "pretrained"
 LOSS = "cross_entropy+dice"
-# Both from the Dice on simulated micrographs in ten ranges of mean diameter, 6 to 250 px: those of 6 to 9, 9 to 13
-# and 13 to 18 px gain 0.13, 0.04 and 0.01 by twice these scales, those from 60 px on 0.01 to 0.38 by half of them.
-# By area, and where touching ones count as one, a range's typical diameter is up to a third above its mean.
+# Both from the Dice on simulated micrographs in ten ranges of mean diameter, 6 to 250 px: those of 6 to 9,
+# 9 to 13 and 13 to 18 px gain 0.13, 0.04 and 0.01 by twice these scales, those from 60 px on 0.01 to 0.38 by
+# half of them. By area, touching ones being one, typical diameters are up to a third above such means.
 SCALES = (1.0, 0.5)
 DIAMETERS_PX = (18.0, 70.0)
 

@@ -26,15 +26,22 @@ TILE_PX = 512
 GFLOP_OF_256 = 19.1  # ds_unet of base width 64 on 256 × 256 px
 
 _KERAS_PROCESS = """
-import sys
-import numpy, keras, tifffile, pandas
-from skimage.measure import label, regionprops_table
-image = tifffile.imread(sys.argv[1]).astype("float32")
-image = (image - numpy.median(image)) / image.std()
-model = keras.models.load_model(sys.argv[2], compile=False)
-found = model.predict(image[None, ..., None], verbose=0)[0].argmax(-1) == 1
-table = regionprops_table(label(found), properties=("area", "centroid", "perimeter_crofton"))
-pandas.DataFrame(table).to_parquet(sys.argv[3])
+from pathlib import Path
+from unittest.mock import patch
+
+import keras
+
+from tem_pipeline import cli
+from tem_pipeline.segmentation.inference import SegmentationModel, read_card
+
+
+def load_model(folder, threads, precision):
+    network = keras.models.load_model(next(Path(folder).glob("*/model.keras")), compile=False)
+    return SegmentationModel(read_card(folder), lambda t: network.predict(t[None, :, :, None], verbose=0)[0])
+
+
+with patch("tem_pipeline.reports.segmented_images.load_model", load_model):
+    cli.main()
 """
 
 
@@ -109,17 +116,16 @@ def network_alone() -> list[Measurement]:
 def one_file() -> list[Measurement]:
     """One file of 512 × 512 px, the whole process."""
     folder, _ = trained(64)
-    weights = next(folder.glob("*/model.keras"))
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "image.tif"
         write_micrograph(file, simulate_micrograph(np.random.default_rng(0)))
-        ours = ["-m", "tem_pipeline.cli", "segment", str(file), "--model", str(folder)]
+        command = ["segment", str(file), "--model", str(folder), "--out"]
         return [
             compared(
                 "`tem-pipeline segment`",
-                lambda: run_python(*ours, "--out", f"{name}/out"),
-                "a script that does it by Keras and scikit-image",
-                lambda: run_python("-c", _KERAS_PROCESS, str(file), str(weights), f"{name}/table.parquet"),
+                lambda: run_python("-m", "tem_pipeline.cli", *command, f"{name}/openvino"),
+                "the same with Keras' `predict`",
+                lambda: run_python("-c", _KERAS_PROCESS, *command, f"{name}/keras"),
                 5,
                 limit=5,
                 at_least=4,
