@@ -43,8 +43,7 @@ dev: $(VENV)/runtime.stamp ## set up and start Dagster's UI and daemon and MLflo
 	@echo "Dagster: http://127.0.0.1:$(DAGSTER_PORT)"
 	@echo "MLflow:  $(or $(MLFLOW_TRACKING_URI),http://127.0.0.1:$(MLFLOW_PORT))"
 	@trap 'kill 0' INT TERM EXIT; \
-	export MLFLOW_DISABLE_TELEMETRY=true; \
-	export $(if $(DEMO),TEM_TRAINING_PROFILE=quick) TEM_DATA_ROOT="$(DATA_ROOT)" TEM_MODELS_ROOT="$(MODELS_ROOT)" PATH="$(CURDIR)/$(BIN):$$PATH"; \
+	export MLFLOW_DISABLE_TELEMETRY=true $(if $(DEMO),TEM_TRAINING_PROFILE=quick) TEM_DATA_ROOT="$(DATA_ROOT)" TEM_MODELS_ROOT="$(MODELS_ROOT)" PATH="$(CURDIR)/$(BIN):$$PATH"; \
 	$(if $(MLFLOW_TRACKING_URI),,mlflow server --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1 \
 		--allowed-hosts "127.0.0.1:$(MLFLOW_PORT),localhost:$(MLFLOW_PORT)" \
 		--backend-store-uri "sqlite:///$(abspath $(MODELS_ROOT))/mlflow/mlflow.db" \
