@@ -137,6 +137,13 @@ def read_card(folder: AnyPath) -> ModelCard:
     return replace(card, **lists)
 
 
+def computes_bf16() -> bool:
+    """Tell whether this processor computes in bfloat16."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def load_model(folder: AnyPath, threads: int = 0, precision: str = "auto") -> SegmentationModel:
     """Load an exported model.
 
@@ -160,7 +167,7 @@ def load_model(folder: AnyPath, threads: int = 0, precision: str = "auto") -> Se
     xml = folder / card.weights / "model.xml"
     core = openvino.Core()
     if precision == "auto":
-        precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+        precision = "bf16" if computes_bf16() else "f32"
     options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if threads:
         options["INFERENCE_NUM_THREADS"] = str(threads)
