@@ -6,7 +6,9 @@ intensities; its transform is kept with it. Which images are for training is lef
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -31,6 +33,7 @@ MAX_SCALE = 1.33
 FOREGROUND_SHARE = 0.5
 """Share of the crops that are placed on a particle; the others lie anywhere, on a particle or not."""
 
+_ROWS_AT_ONCE = 32
 _BORDER = "mirror"  # what little a turned crop sees beyond the image
 
 
@@ -129,7 +132,12 @@ SHARD_SCHEMA = pa.schema(
 
 
 def augment_images(
-    images: Sequence[AnnotatedImage], count: int, crop_px: int, seed: int = 0, part: str = "training"
+    images: Sequence[AnnotatedImage],
+    count: int,
+    crop_px: int,
+    seed: int = 0,
+    part: str = "training",
+    threads: int = 1,
 ) -> Iterator[AugmentedRow]:
     """Make crops of annotated images by flip, turn, scale, shift and change of intensities.
 
@@ -148,6 +156,8 @@ def augment_images(
     seed : int
     part : str
         Name of that part, kept with every row.
+    threads : int
+        Make so many rows at the same time; they are the same, in the same order, with any number.
 
     Yields
     ------
@@ -165,31 +175,41 @@ def augment_images(
     ordered = sorted(images, key=lambda image: image.name)
     # Which images give a row more than others is drawn too.
     order = np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(ordered))
-    row = 0
-    for place, index in enumerate(order):
-        annotated = ordered[index]
-        rows_here = count // len(ordered) + (place < count % len(ordered))
-        if not rows_here:
-            continue
-        source = _prepare(annotated)
-        for _ in range(rows_here):
-            rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(row,)))
-            transform = _draw_transform(rng, source, crop_px)
-            image, class_map = _warp(source, transform, crop_px)
-            yield AugmentedRow(
-                row=row,
-                image=_change_intensities(image, transform, rng),
-                class_map=class_map,
-                source_image=annotated.name,
-                source_sha256=annotated.pixel_sha256,
-                group=annotated.group,
-                part=part,
-                transform=transform,
-            )
-            row += 1
+    first = 0
+    with ThreadPoolExecutor(threads) as pool:
+        for place, index in enumerate(order):
+            annotated = ordered[index]
+            rows_here = count // len(ordered) + (place < count % len(ordered))
+            if not rows_here:
+                continue
+            make = partial(_augmented_row, annotated, _prepare(annotated), crop_px, seed, part)
+            numbers = iter(range(first, first + rows_here))
+            while some := list(islice(numbers, _ROWS_AT_ONCE)):
+                yield from pool.map(make, some)
+            first += rows_here
 
 
-def write_shards(rows: Iterable[AugmentedRow], folder: AnyPath, rows_per_shard: int = 256) -> list[AnyPath]:
+def _augmented_row(
+    annotated: AnnotatedImage, source: "_Source", crop_px: int, seed: int, part: str, row: int
+) -> AugmentedRow:
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(row,)))
+    transform = _draw_transform(rng, source, crop_px)
+    image, class_map = _warp(source, transform, crop_px)
+    return AugmentedRow(
+        row=row,
+        image=_change_intensities(image, transform, rng),
+        class_map=class_map,
+        source_image=annotated.name,
+        source_sha256=annotated.pixel_sha256,
+        group=annotated.group,
+        part=part,
+        transform=transform,
+    )
+
+
+def write_shards(
+    rows: Iterable[AugmentedRow], folder: AnyPath, rows_per_shard: int = 256, threads: int = 1
+) -> list[AnyPath]:
     """Write rows as Parquet shards, each whole or not at all.
 
     Shards carry a hash of their content in their names, so none is ever overwritten by other rows. A table
@@ -202,6 +222,8 @@ def write_shards(rows: Iterable[AugmentedRow], folder: AnyPath, rows_per_shard: 
     folder : path
         Local or remote.
     rows_per_shard : int
+    threads : int
+        Encode so many rows at the same time.
 
     Returns
     -------
@@ -210,22 +232,25 @@ def write_shards(rows: Iterable[AugmentedRow], folder: AnyPath, rows_per_shard: 
     """
     rows = iter(rows)
     shards: list[AnyPath] = []
-    while batch := list(islice(rows, rows_per_shard)):
-        table = pa.Table.from_pylist([_encode_row(row) for row in batch], SHARD_SCHEMA)
-        stream = io.BytesIO()
-        # PNG is compressed already.
-        pq.write_table(table, stream, compression="none")
-        shards.append(folder / write_content(folder, "augmented", ".parquet", stream.getvalue()))
+    with ThreadPoolExecutor(threads) as pool:
+        while batch := list(islice(rows, rows_per_shard)):
+            table = pa.Table.from_pylist(list(pool.map(_encode_row, batch)), SHARD_SCHEMA)
+            stream = io.BytesIO()
+            # PNG is compressed already.
+            pq.write_table(table, stream, compression="none")
+            shards.append(folder / write_content(folder, "augmented", ".parquet", stream.getvalue()))
     return shards
 
 
-def read_shards(shards: Sequence[AnyPath]) -> tuple[np.ndarray, np.ndarray]:
+def read_shards(shards: Sequence[AnyPath], threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Read the crops of shards.
 
     Parameters
     ----------
     shards : sequence of path
         As `write_shards` gives them; all crops of one size.
+    threads : int
+        Decode so many crops at the same time.
 
     Returns
     -------
@@ -242,16 +267,17 @@ def read_shards(shards: Sequence[AnyPath]) -> tuple[np.ndarray, np.ndarray]:
     try:
         # Room for all is made once: in the paper's profile the crops take over half a gigabyte.
         total = sum(_count_rows(shard) for shard in shards)
-        for shard in shards:
-            with shard.open("rb") as file:
-                table = pq.ParquetFile(file).read(columns=["image", "mask"])
-            for image_png, mask_png in zip(table["image"], table["mask"], strict=True):
-                image, class_map = decode_image(image_png.as_py()), decode_class_map(mask_png.as_py())
-                if position == 0:
-                    images = np.empty((total, *image.shape), dtype=np.float32)
-                    class_maps = np.empty((total, *image.shape), dtype=np.uint8)
-                images[position], class_maps[position] = image, class_map
-                position += 1
+        with ThreadPoolExecutor(threads) as pool:
+            for shard in shards:
+                with shard.open("rb") as file:
+                    table = pq.ParquetFile(file).read(columns=["image", "mask"])
+                pngs = (column.to_pylist() for column in (table["image"], table["mask"]))
+                for image, class_map in pool.map(_decode_row, *pngs):
+                    if position == 0:
+                        images = np.empty((total, *image.shape), dtype=np.float32)
+                        class_maps = np.empty((total, *image.shape), dtype=np.uint8)
+                    images[position], class_maps[position] = image, class_map
+                    position += 1
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         raise UserError(
             f"an augmented shard is missing or damaged ({error}): materialise the augmented data set again"
@@ -259,6 +285,10 @@ def read_shards(shards: Sequence[AnyPath]) -> tuple[np.ndarray, np.ndarray]:
     if position == 0:
         raise UserError("the augmented data set has no rows: materialise it again")
     return images, class_maps
+
+
+def _decode_row(image_png: bytes, mask_png: bytes) -> tuple[np.ndarray, np.ndarray]:
+    return decode_image(image_png), decode_class_map(mask_png)
 
 
 def _count_rows(shard: AnyPath) -> int:

@@ -124,6 +124,18 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_others():
     assert first[0].transform != next(iter(augment_images(images, 7, 48, 6))).transform
 
 
+def test_threads_change_neither_the_rows_nor_their_shards_nor_what_is_read(tmp_path):
+    images = [annotated(seed, 64) for seed in range(3)]
+    shards = [
+        write_shards(augment_images(images, 80, 32, threads=threads), tmp_path / str(threads), 30, threads)
+        for threads in (1, 3)
+    ]
+    assert [shard.name for shard in shards[0]] == [shard.name for shard in shards[1]]
+    for read, by_threads in zip(read_shards(shards[0]), read_shards(shards[1], 3), strict=True):
+        assert len(read) == 80
+        np.testing.assert_array_equal(read, by_threads)
+
+
 def test_every_image_gives_as_many_rows_as_any_other():
     rows = list(augment_images([annotated(seed, 64) for seed in range(5)], 23, 16, 0))
     assert [row.row for row in rows] == list(range(23))

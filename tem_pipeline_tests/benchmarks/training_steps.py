@@ -62,10 +62,12 @@ def training_steps() -> list[Measurement]:
 
 def _augmented(images: Sequence[AnnotatedImage], crop_px: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Make crops by way of shards, as the platform does; give them, and the times that one costs."""
+    threads = Settings().threads
     with tempfile.TemporaryDirectory() as name:
         started = now()
-        shards = write_shards(augment_images(images, AUGMENTED_CROPS, crop_px), Path(name))
-        crops, class_maps = read_shards(shards)
+        rows = augment_images(images, AUGMENTED_CROPS, crop_px, threads=threads)
+        shards = write_shards(rows, Path(name), threads=threads)
+        crops, class_maps = read_shards(shards, threads)
         return crops, class_maps, np.subtract(now(), started) / AUGMENTED_CROPS
 
 

@@ -96,12 +96,15 @@ def augmented_dataset(platform: Platform, training_plan: TrainingPlan, annotated
     profile = _profile(training_plan)
     images = from_catalogue(annotated_images, "training")
     folder = platform.layout.partition("training/augmented_dataset")
+    threads = platform.settings.threads
     with progress.bar("augmenting") as advance:
-        rows = augment_images(images, profile.augmented_images, profile.crop_px, training_plan.seed)
+        rows = augment_images(
+            images, profile.augmented_images, profile.crop_px, training_plan.seed, threads=threads
+        )
         counted = (
             (advance((index + 1) / profile.augmented_images, ""), row)[1] for index, row in enumerate(rows)
         )
-        shards = write_shards(counted, folder)
+        shards = write_shards(counted, folder, threads=threads)
     index = pd.DataFrame(
         {
             "shard_file": [shard.name for shard in shards],
@@ -194,7 +197,9 @@ def _train(
                 "split as for that model, annotate more, or train without --from"
             )
     folder = layout.partition("training/augmented_dataset")
-    crops, class_maps = read_shards([folder / name for name in augmented["shard_file"]])
+    crops, class_maps = read_shards(
+        [folder / name for name in augmented["shard_file"]], platform.settings.threads
+    )
     results: dict[str, Any] = {}
     picture: list[bytes] = []
 
