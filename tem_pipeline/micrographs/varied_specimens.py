@@ -134,7 +134,7 @@ def _specimen_image(
     inner = slice(margin, -margin), slice(margin, -margin)
     class_map, cores = class_map[inner], cores[inner]
     if kind != "core_shell":
-        class_map[np.isin(cores, _unseen(image.astype(np.float32), cores))] = 0
+        class_map[np.isin(cores, unseen_cores(image.astype(np.float32), cores))] = 0
     return image, class_map, mode
 
 
@@ -213,11 +213,18 @@ def _draw(
     return core_nm, shell_nm, class_map, numbers
 
 
-def _unseen(image: np.ndarray, cores: np.ndarray) -> np.ndarray:
+def unseen_cores(image: np.ndarray, cores: np.ndarray) -> np.ndarray:
     """Give the numbers of the cores that nobody could tell from noise and from the support's relief.
 
-    A core's contrast is its mean above its surroundings, averaged over its own width; noise and relief are
-    what the surroundings without cores vary by where they are smoothed as much as a core of that size is.
+    A core's contrast is that of its mean with its surroundings. Noise and relief are what the surroundings
+    without cores vary by, averaged over squares of the core's width. Seen is a contrast of at least `SEEN`
+    times that.
+
+    Parameters
+    ----------
+    image : ndarray, (height, width), float32
+    cores : ndarray of int, (height, width)
+        Each core's number, 0 elsewhere.
     """
     numbers, areas = np.unique(cores[cores > 0], return_counts=True)
     if not numbers.size:

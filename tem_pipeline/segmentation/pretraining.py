@@ -81,10 +81,8 @@ def pretrain(out: Path, work: Path, recipe: Recipe, threads: int = 0) -> None:
     threads : int
         Processor threads; 0 leaves it to TensorFlow.
     """
-    recipe_sha256 = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest()
-    # Another simulator draws other images by the same recipe: it must not go on with these.
-    drawn = hashlib.sha256(b"".join(_draw(recipe, 0, index)[0].tobytes() for index in range(64)))
-    folder = work / f"{recipe_sha256[:12]}-{drawn.hexdigest()[:12]}"
+    data_sha256 = dataset_sha256(recipe)
+    folder = work / data_sha256[:24]
     folder.mkdir(parents=True, exist_ok=True)
     images, class_maps = _simulated(folder, recipe, threads)
     prepare_keras(threads)
@@ -144,12 +142,21 @@ def pretrain(out: Path, work: Path, recipe: Recipe, threads: int = 0) -> None:
         classes=SHELL_CLASSES,
         profile="pretraining",
         seed=recipe.seed,
-        dataset_hash=recipe_sha256,
+        dataset_hash=data_sha256,
         scales=SCALES,
         diameters_px=DIAMETERS_PX,
     )
     _halve(out / card.weights / "model.xml")
     write_card(out, judged(out, recipe, threads))
+
+
+def dataset_sha256(recipe: Recipe) -> str:
+    """Hash the recipe and the first 64 images of it: another simulator draws others by the same recipe."""
+    digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
+    for index in range(min(64, recipe.images)):
+        for drawn in _draw(recipe, 0, index):
+            digest.update(drawn.tobytes())
+    return digest.hexdigest()
 
 
 def judged(folder: Path, recipe: Recipe, threads: int = 0) -> ModelCard:

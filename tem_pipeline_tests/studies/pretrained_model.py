@@ -19,6 +19,7 @@ from tem_pipeline.annotation.datasets import SHELL_CLASSES, AnnotatedImage, read
 from tem_pipeline.micrographs.imaging import Imaging
 from tem_pipeline.micrographs.intensity import standardise
 from tem_pipeline.micrographs.reading import read_micrographs
+from tem_pipeline.micrographs.sessions import file_digest
 from tem_pipeline.micrographs.simulation import simulate_micrograph
 from tem_pipeline.reports.figures import overlay_png
 from tem_pipeline.segmentation.evaluation import COUNTS, SHELL_COUNTS, evaluate_model, summarise_evaluation
@@ -192,18 +193,28 @@ def pretrained_jobs(reference: Path, pictures: Path, threads: int) -> list[Job]:
     names = ("weights_sha256", "scales", "core_threshold", "diameters_px")
     decided = {name: getattr(card, name) for name in names}
 
-    def job(name: str, cost: float, measure: Callable[[SegmentationModel], dict[str, Any]]) -> Job:
+    def job(
+        name: str,
+        cost: float,
+        measure: Callable[[SegmentationModel], dict[str, Any]],
+        data: Path | None = None,
+    ) -> Job:
+        decided_by = {**decided, "name": name, "code": code_sha256(*CODE)}
+        if data:
+            files = sorted(file for file in data.rglob("*") if file.is_file())
+            decided_by["data"] = [(str(file.relative_to(data)), file_digest(file)) for file in files]
+
         def run() -> dict[str, Any]:
             started = time.monotonic()
             row = measure(load_model(folder, threads))
             return {"name": name, **row, "seconds": time.monotonic() - started}
 
-        return Job(row_key({**decided, "name": name, "code": code_sha256(*CODE)}), name, cost, run)
+        return Job(row_key(decided_by), name, cost, run)
 
     real, boxed = reference / "bright_field_particles", reference / "supported_catalysts"
     return [
-        job(real.name, 1, lambda model: {"scores": dice_on_set(model, real)}),
-        job(boxed.name, 8, lambda model: _boxes_row(model, boxed, pictures)),
+        job(real.name, 1, lambda model: {"scores": dice_on_set(model, real)}, real),
+        job(boxed.name, 8, lambda model: _boxes_row(model, boxed, pictures), boxed),
         job("fresh_sessions", 4, lambda model: {"rows": fresh_sessions(model).to_dict("records")}),
     ]
 
