@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 from scipy.ndimage import gaussian_filter, zoom
 
 from tem_pipeline.micrographs.imaging import (
@@ -31,8 +30,6 @@ KINDS = {"session": 0.22, "core_shell": 0.14, "bare": 0.24, "supported": 0.40}
 core–shell particles of any build; bare particles on a film; particles on a rough or porous support."""
 
 SMALLEST_PX, LARGEST_PX = 6.0, 130.0
-SEEN = 1.2
-"""Contrast over noise and relief of a particle's own size from which on it counts as seen."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +37,7 @@ class VariedMicrograph:
     """A micrograph with the class of every pixel.
 
     image : (size, size) uint8 or uint16, as a camera or an operator would have saved it
-    class_map : (size, size) uint8, 0 background, 1 shell, 2 core; cores without shells that nobody could see
-        (`SEEN`) are background
+    class_map : (size, size) uint8, 0 background, 1 shell, 2 core
     mode : bright_field or haadf
     kind : a key of `KINDS`
     """
@@ -127,26 +123,18 @@ def _specimen_image(
     support = _support(rng, canvas, diameter_px) if supported else None
     if support is not None:
         placement = _on_support(rng, placement, support, pixel_size_nm)
-    core_nm, shell_nm, class_map, cores = _draw(
-        rng, placement, canvas, pixel_size_nm, flat=kind != "core_shell"
-    )
+    core_nm, shell_nm, class_map = _draw(rng, placement, canvas, pixel_size_nm)
     image = _image(rng, core_nm, shell_nm, support, mean_nm, pixel_size_nm, mode, margin)
-    inner = slice(margin, -margin), slice(margin, -margin)
-    class_map, cores = class_map[inner], cores[inner]
-    if kind != "core_shell":
-        class_map[np.isin(cores, unseen_cores(image.astype(np.float32), cores))] = 0
-    return image, class_map, mode
+    return image, class_map[margin:-margin, margin:-margin], mode
 
 
 def _population(rng: np.random.Generator, kind: str, mean_nm: float) -> Population:
     coated = kind == "core_shell"
     several = rng.random() < 0.4
-    # Sintered catalysts have large particles beside small ones.
-    broad = not coated and rng.random() < 0.25
     return Population(
         mean_nm=mean_nm,
-        sd_nm=mean_nm * (rng.uniform(0.5, 0.9) if broad else rng.uniform(0.03, 0.5)),
-        distribution="lognormal" if broad or rng.random() < 0.6 else "normal",
+        sd_nm=mean_nm * rng.uniform(0.03, 0.5),
+        distribution="lognormal" if rng.random() < 0.6 else "normal",
         aspect=(rng.uniform(0.35, 0.75), 1.0) if rng.random() < 0.3 else (rng.uniform(0.75, 0.95), 1.0),
         cores_per_shell=(0.4, 0.2, 0.15, 0.1, 0.08, 0.07) if coated and several else (0.9, 0.1),
         shell_nm=mean_nm * _log_uniform(rng, 0.15, 2.5) if coated else 0.0,
@@ -166,16 +154,12 @@ def _population(rng: np.random.Generator, kind: str, mean_nm: float) -> Populati
 
 
 def _draw(
-    rng: np.random.Generator, placement: Placement, canvas: int, pixel_size_nm: float, flat: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draw thickness of metal and of silica, nm, the class map and the cores' numbers, all (canvas, canvas).
-
-    `flat`: few of the cores are spheres, whose rims fade.
-    """
+    rng: np.random.Generator, placement: Placement, canvas: int, pixel_size_nm: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw thickness of metal and of silica, nm, and the class map, all (canvas, canvas)."""
     core_nm = np.zeros((canvas, canvas), np.float32)
     shell_nm = np.zeros_like(core_nm)
     class_map = np.zeros((canvas, canvas), np.uint8)
-    numbers = np.zeros((canvas, canvas), np.int32)
     for y_nm, x_nm, radius_nm in placement.shells[["y_nm", "x_nm", "radius_nm"]].to_numpy():
         reach = radius_nm / pixel_size_nm
         box, y, x = _box(y_nm / pixel_size_nm - 0.5, x_nm / pixel_size_nm - 0.5, reach, canvas)
@@ -189,15 +173,14 @@ def _draw(
     fringes = rng.uniform(0.05, 0.3) if rng.random() < 0.25 else 0.0
     orientation = (rng.uniform(0.45, 1), rng.uniform(1, 1.3))
     columns = ["y_nm", "x_nm", "major_nm", "minor_nm", "angle_rad"]
-    for number, core in enumerate(placement.cores[columns].to_numpy(), start=1):
-        y_nm, x_nm, major_nm, minor_nm, angle = core
+    for y_nm, x_nm, major_nm, minor_nm, angle in placement.cores[columns].to_numpy():
         half = np.array([major_nm, minor_nm]) / 2 / pixel_size_nm
         box, y, x = _box(y_nm / pixel_size_nm - 0.5, x_nm / pixel_size_nm - 0.5, 1.25 * half[0], canvas)
         if not y.size or not x.size:
             continue
         along = (x * math.cos(angle) + y * math.sin(angle)) / half[0]
         across = (y * math.cos(angle) - x * math.sin(angle)) / half[1]
-        radius, relief = _outline(rng, along, across, faceted, irregular, flat)
+        radius, relief = _outline(rng, along, across, faceted, irregular)
         inside = radius <= 1
         thickness = np.where(inside, math.sqrt(major_nm * minor_nm) * rng.uniform(0.75, 1.1) * relief, 0)
         thickness *= rng.uniform(*orientation)
@@ -209,45 +192,7 @@ def _draw(
         core_nm[box] = before + thickness if overlap_adds else np.maximum(before, thickness)
         shell_nm[box] = np.maximum(shell_nm[box] - thickness, 0)
         class_map[box][inside] = 2
-        numbers[box][inside] = number
-    return core_nm, shell_nm, class_map, numbers
-
-
-def unseen_cores(image: np.ndarray, cores: np.ndarray) -> np.ndarray:
-    """Give the numbers of the cores that nobody could tell from noise and from the support's relief.
-
-    A core's contrast is that of its mean with its surroundings. Noise and relief are what the surroundings
-    without cores vary by, averaged over squares of the core's width. Seen is a contrast of at least `SEEN`
-    times that.
-
-    Parameters
-    ----------
-    image : ndarray, (height, width), float32
-    cores : ndarray of int, (height, width)
-        Each core's number, 0 elsewhere.
-    """
-    numbers, areas = np.unique(cores[cores > 0], return_counts=True)
-    if not numbers.size:
-        return numbers
-    empty = (cores == 0).astype(np.float32)
-    widths = 2.0 ** np.rint(np.log2(np.sqrt(4 * areas / math.pi)).clip(2))
-    unseen = []
-    for width in np.unique(widths):
-        chosen = numbers[widths == width]
-        around = _mean_where(image, empty, 4 * width)
-        residual = image - around
-        smooth = _mean_where(residual, empty, width)
-        # Not the root of the mean square: a step at the support's edge hides nothing beside it.
-        noise = 1.25 * _mean_where(np.abs(smooth), empty, 8 * width)
-        contrast = np.abs(ndimage.mean(residual, cores, chosen))
-        unseen.append(chosen[contrast < SEEN * ndimage.mean(noise, cores, chosen)])
-    return np.concatenate(unseen)
-
-
-def _mean_where(values: np.ndarray, weights: np.ndarray, side_px: float) -> np.ndarray:
-    """Average over squares, of the pixels that have weight."""
-    total = ndimage.uniform_filter(weights, int(side_px))
-    return ndimage.uniform_filter(values * weights, int(side_px)) / np.maximum(total, 1e-3)
+    return core_nm, shell_nm, class_map
 
 
 def _box(
@@ -265,12 +210,7 @@ def _box(
 
 
 def _outline(
-    rng: np.random.Generator,
-    along: np.ndarray,
-    across: np.ndarray,
-    faceted: float,
-    irregular: float,
-    flat: bool,
+    rng: np.random.Generator, along: np.ndarray, across: np.ndarray, faceted: float, irregular: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give each pixel's distance from the centre, 1 on the outline, and the relative thickness there."""
     radius = np.hypot(along, across)
@@ -283,16 +223,14 @@ def _outline(
             [(along * math.cos(n) + across * math.sin(n)) / r for n, r in zip(normals, reach, strict=True)],
             axis=0,
         )
-        return radius, np.clip((1 - radius) * (rng.uniform(2.5, 8) if flat else rng.uniform(1.3, 4)), 0, 1)
+        return radius, np.clip((1 - radius) * rng.uniform(1.3, 4), 0, 1)
     if draw < faceted + irregular:
         turn = np.arctan2(across, along)
         swing = np.zeros_like(radius)
         for order in (2, 3, 4, 5):
             swing += rng.uniform(0, 0.3 / order) * np.cos(order * turn + rng.uniform(0, 2 * math.pi))
         radius = radius / np.clip(1 + swing, 0.6, 1.24)
-    return radius, np.maximum(1 - radius**2, 0) ** rng.choice(
-        (0.5, 0.25, 0.25, 0.12, 0.12) if flat else (0.5, 0.5, 0.25, 0.12)
-    )
+    return radius, np.maximum(1 - radius**2, 0) ** rng.choice((0.5, 0.5, 0.25, 0.12))
 
 
 # Supports -----------------------------------------------------------
@@ -332,7 +270,7 @@ def _support(rng: np.random.Generator, canvas: int, diameter_px: float) -> np.nd
 
 
 def _spheres(rng: np.random.Generator, canvas: int, diameter_px: float) -> np.ndarray:
-    radius_px = float(np.clip(diameter_px * _log_uniform(rng, 0.8, 10), 5, canvas / 2))
+    radius_px = float(np.clip(diameter_px * _log_uniform(rng, 1.5, 10), 10, canvas / 2))
     layer = np.zeros((canvas, canvas), np.float32)
     count = int(np.clip(rng.uniform(0.3, 2.5) * canvas**2 / (math.pi * radius_px**2), 2, 250))
     centre = rng.uniform(0, canvas, 2)
@@ -350,8 +288,7 @@ def _spheres(rng: np.random.Generator, canvas: int, diameter_px: float) -> np.nd
 
 
 def _fractal(rng: np.random.Generator, canvas: int, diameter_px: float) -> np.ndarray:
-    # Grain down to half a particle's width: its peaks are no particles.
-    longest, shortest = canvas / 3, max(_log_uniform(rng, 0.35, 1.5) * diameter_px, 4.0)
+    longest, shortest = canvas / 3, max(1.2 * diameter_px, 8.0)
     roughness = rng.uniform(0.4, 0.9)
     layer, weight, length = np.zeros((canvas, canvas), np.float32), 1.0, longest
     while length > shortest:

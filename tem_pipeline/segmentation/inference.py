@@ -14,7 +14,7 @@ import numpy as np
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.intensity import detect_mode, standardise
-from tem_pipeline.segmentation.instances import label_instances, regions_with, typical_diameter_px
+from tem_pipeline.segmentation.instances import label_instances, typical_diameter_px
 from tem_pipeline.segmentation.touching import split_touching
 from tem_pipeline.storage import AnyPath, write_bytes
 
@@ -26,7 +26,6 @@ LARGEST_PIXEL_RATIO = 1.25
 LARGEST_ENLARGEMENT = 4.0
 LARGEST_ENLARGED_PX = 2**27
 _LEVELS = 2**16 - 1
-_IS_CORE = 2**7
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,6 @@ class ModelCard:
     pixel_size_nm : smallest and largest pixel of the training images; None where one is uncalibrated
     scales : sizes of the image, against its own, over which class probabilities are averaged
     core_threshold : probability from which a pixel is core; None: where core is the most probable class
-    core_peak : probability that a core reaches somewhere, else it is none; None: any will do
     diameters_px : sizes of particles it is best at; an image of smaller ones is shown to it at twice the
         scales, one of larger ones at half of them; None: every image at the same
     """
@@ -62,7 +60,6 @@ class ModelCard:
     pixel_size_nm: tuple[float, float] | None = None
     scales: tuple[float, ...] = (1.0,)
     core_threshold: float | None = None
-    core_peak: float | None = None
     diameters_px: tuple[float, float] | None = None
 
     @property
@@ -127,11 +124,8 @@ def read_card(folder: AnyPath) -> ModelCard:
         card = ModelCard(**{key: value for key, value in content.items() if key in known})
         if "core" not in card.classes or ".." in card.weights or Path(card.weights).is_absolute():
             raise ValueError("classes or weights are off")
-        if not card.scales or min(card.scales) <= 0:
-            raise ValueError("scales are off")
-        for name in ("core_threshold", "core_peak"):
-            if getattr(card, name) is not None and not 0 < getattr(card, name) < 1:
-                raise ValueError(f"{name} is off")
+        if not card.scales or min(card.scales) <= 0 or not 0 < (card.core_threshold or 0.5) < 1:
+            raise ValueError("scales or core_threshold are off")
         for name in ("pixel_size_nm", "diameters_px"):
             if getattr(card, name) is not None:
                 low, high = getattr(card, name)
@@ -141,13 +135,6 @@ def read_card(folder: AnyPath) -> ModelCard:
         raise UserError(f"{path}: is not a model card ({error}); export the model again") from error
     lists = {name: tuple(value) for name, value in asdict(card).items() if isinstance(value, list)}
     return replace(card, **lists)
-
-
-def computes_bf16() -> bool:
-    """Tell whether this processor computes in bfloat16."""
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def load_model(folder: AnyPath, threads: int = 0, precision: str = "auto") -> SegmentationModel:
@@ -173,7 +160,7 @@ def load_model(folder: AnyPath, threads: int = 0, precision: str = "auto") -> Se
     xml = folder / card.weights / "model.xml"
     core = openvino.Core()
     if precision == "auto":
-        precision = "bf16" if computes_bf16() else "f32"
+        precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
     options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if threads:
         options["INFERENCE_NUM_THREADS"] = str(threads)
@@ -463,8 +450,7 @@ def predict_classes(
     """Predict the class of every pixel of a standardised micrograph: the most probable one.
 
     Where the model's card has a `core_threshold`, pixels of at least that probability are core, and the
-    others the most probable of the other classes. Where it has a `core_peak`, connected regions of core
-    without a pixel of that probability are none (thresholding with hysteresis).
+    others the most probable of the other classes.
 
     Parameters
     ----------
@@ -493,7 +479,7 @@ def predict_classes(
         strips = predict_averaged_strips(
             model.predict_tile, image, shown, flips, tile_px, overlap_px, progress
         )
-        return _decide(strips, image.shape, core, model.card)
+        return _decide(strips, image.shape, core, model.card.core_threshold)
 
     if scales:
         return predict(scales)
@@ -505,25 +491,17 @@ def predict_classes(
 
 
 def _decide(
-    strips: Iterator[tuple[int, np.ndarray]], shape: tuple[int, ...], core: int, card: ModelCard
+    strips: Iterator[tuple[int, np.ndarray]], shape: tuple[int, ...], core: int, threshold: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give every pixel's class and its probability of core, 0 … 255, both (height, width) uint8."""
     class_map = np.empty(shape, np.uint8)
     core_probability = np.empty(shape, np.uint8)
     for top, probability in strips:
         rows = slice(top, top + len(probability))
-        of_core = probability[..., core].copy()
-        core_probability[rows] = np.rint(of_core * 255)
-        probability[..., core] = -1
-        threshold = card.core_threshold
-        is_core = of_core > probability.max(axis=-1) if threshold is None else of_core >= threshold
-        # What a pixel is if it turns out to be no core is kept beside the mark that it is one.
-        class_map[rows] = probability.argmax(axis=-1) | np.where(is_core, _IS_CORE, 0)
-    is_core = class_map >= _IS_CORE
-    if card.core_peak is not None:
-        is_core = regions_with(is_core, core_probability >= card.core_peak * 255)
-    class_map &= _IS_CORE - 1
-    class_map[is_core] = core
+        core_probability[rows] = np.rint(probability[..., core] * 255)
+        if threshold is not None:
+            probability[..., core] = np.where(probability[..., core] >= threshold, 2, -1)
+        class_map[rows] = probability.argmax(axis=-1)
     return class_map, core_probability
 
 

@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 
 from tem_pipeline.micrographs.intensity import standardise
-from tem_pipeline.micrographs.varied_specimens import (
-    KINDS,
-    VariedMicrograph,
-    simulate_varied_micrograph,
-    unseen_cores,
-)
+from tem_pipeline.micrographs.varied_specimens import KINDS, VariedMicrograph, simulate_varied_micrograph
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +43,3 @@ def test_cores_are_darker_than_their_surroundings_once_standardised(drawn: list[
             darker.append(image[cores].mean() < image[around].mean())
     assert len(darker) > 50
     assert np.mean(darker) > 0.95
-
-
-def test_cores_lost_in_noise_or_in_relief_are_unseen_and_others_are_not():
-    rng = np.random.default_rng(0)
-    image = rng.standard_normal((200, 200)).astype(np.float32)
-    y, x = np.mgrid[:200, :200]
-    # On the right, a relief as wide as the cores.
-    image[:, 100:] += 3 * np.sin(y / 2.5)[:, 100:] * np.sin(x / 2.5)[:, 100:]
-    cores = np.zeros((200, 200), np.int32)
-    for number, (centre_y, centre_x, contrast) in enumerate(
-        [(50, 50, 0.4), (120, 50, 0.05), (50, 150, 0.4), (120, 150, 4)], start=1
-    ):
-        inside = np.hypot(y - centre_y, x - centre_x) <= 5
-        cores[inside] = number
-        image[inside] += contrast - image[inside].mean()
-    assert unseen_cores(image, cores).tolist() == [2, 3]
-    assert unseen_cores(-image, cores).tolist() == [2, 3]
-    assert unseen_cores(image, np.zeros_like(cores)).tolist() == []
