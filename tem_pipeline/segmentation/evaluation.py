@@ -9,7 +9,7 @@ import pandas as pd
 from tem_pipeline.annotation.datasets import AnnotatedImage
 from tem_pipeline.segmentation import metrics
 from tem_pipeline.segmentation.inference import ModelCard, SegmentationModel, predict_classes
-from tem_pipeline.segmentation.instances import label_instances, regions_with
+from tem_pipeline.segmentation.instances import label_instances
 from tem_pipeline.segmentation.metrics import (
     BOUNDARY_COUNTS,
     INSTANCE_COUNTS,
@@ -30,7 +30,6 @@ COUNTS = list(metrics.COUNTS)
 SHELL_COUNTS = [f"shell_{name}" for name in COUNTS]
 CORE_COLUMNS = [*COUNTS, *BOUNDARY_COUNTS, *INSTANCE_COUNTS, "diameter_error"]
 
-CORE_PEAKS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 SMALLEST_DIAMETER_PX = 5.0
 """Smaller cores are left out of truth and prediction where particles are compared, not pixels."""
 
@@ -247,40 +246,6 @@ def choose_threshold(
     gain = dice[best] - float(scores(tuple(counts))["dice"])
     # Levels are rounded: that of index 0 begins at half a level.
     return (best + 0.5) / 255 if gain >= least_gain else None
-
-
-def choose_core_peak(
-    model: SegmentationModel, validation: Sequence[AnnotatedImage], levels: Sequence[float] = CORE_PEAKS
-) -> float | None:
-    """Choose the probability that a core must reach: that of the best F1 of particles on validation images.
-
-    Parameters
-    ----------
-    model : SegmentationModel
-        Whose card has no `core_peak` yet.
-    validation : sequence of AnnotatedImage
-        Never test images.
-    levels : sequence of float
-        Rising; the lowest of equals is taken.
-
-    Returns
-    -------
-    float or None
-        None where none is better than none.
-    """
-    core = model.card.classes.index("core")
-    counts = np.zeros((1 + len(levels), len(INSTANCE_COUNTS)), np.int64)
-    for annotated in validation:
-        class_map, probability = predict_classes(
-            model, annotated.image, pixel_size_nm=annotated.square_pixel_nm
-        )
-        found = class_map == core
-        masks = [found, *(regions_with(found, probability >= level * 255) for level in levels)]
-        for mask, count in zip(masks, counts, strict=True):
-            compared = compare_cores(annotated, mask)
-            count += [compared[name] for name in INSTANCE_COUNTS]
-    best = int(np.argmax(pooled_instance_f1(counts)))
-    return levels[best - 1] if best else None
 
 
 def pixel_size_range(images: Sequence[AnnotatedImage]) -> tuple[float, float] | None:

@@ -61,15 +61,6 @@ def label_instances(foreground: np.ndarray, minimum_area_px: float) -> np.ndarra
     return result
 
 
-def regions_with(foreground: np.ndarray, marked: np.ndarray) -> np.ndarray:
-    """Keep the connected regions of a mask that hold a marked pixel; all masks are (height, width) bool."""
-    labels = label_instances(foreground, 1)
-    kept = np.zeros(int(labels.max(initial=0)) + 1, dtype=bool)
-    kept[labels[marked]] = True
-    kept[0] = False
-    return kept[labels]
-
-
 def row_strips(image: np.ndarray) -> list[np.ndarray]:
     """Cut an image into strips of whole rows, views that what works pixel by pixel takes one by one."""
     rows = max(1, _STRIP_PX // max(1, image.shape[1]))

@@ -22,7 +22,6 @@ from tem_pipeline.annotation.datasets import SHELL_CLASSES, AnnotatedImage
 from tem_pipeline.micrographs.intensity import standardise
 from tem_pipeline.micrographs.varied_specimens import simulate_varied_micrograph
 from tem_pipeline.segmentation.evaluation import (
-    choose_core_peak,
     choose_threshold,
     diameter_uncertainty,
     evaluate_model,
@@ -156,12 +155,12 @@ def dataset_sha256(recipe: Recipe) -> str:
 
 
 def judged(folder: Path, recipe: Recipe, threads: int = 0) -> ModelCard:
-    """Give a trained model's card with threshold and peak of core and the scores of the validation images."""
+    """Give a trained model's card with the threshold of core and the scores of the validation images."""
     model = load_model(folder, threads)
     validation = validation_images(recipe)
-    card = replace(model.card, core_threshold=None, core_peak=None)
-    card = replace(card, core_threshold=choose_threshold(replace(model, card=card), validation, least_gain=0))
-    card = replace(card, core_peak=choose_core_peak(replace(model, card=card), validation))
+    card = replace(model.card, core_threshold=None)
+    threshold = choose_threshold(replace(model, card=card), validation, least_gain=0)
+    card = replace(card, core_threshold=threshold)
     evaluated = evaluate_model(replace(model, card=card), validation)
     summary = summarise_evaluation(evaluated)
     scores = {name: float(summary[name]) for name in ("accuracy", "mean_iou", "dice", "iou")}

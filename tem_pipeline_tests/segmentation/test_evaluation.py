@@ -7,7 +7,6 @@ import pytest
 
 from tem_pipeline.annotation.datasets import AnnotatedImage
 from tem_pipeline.segmentation.evaluation import (
-    choose_core_peak,
     choose_threshold,
     compare_cores,
     diameter_uncertainty,
@@ -99,21 +98,6 @@ def test_the_threshold_is_chosen_where_it_gains_on_validation_and_left_alone_whe
     )
     assert after > 0.99 > before + 0.002
     assert choose_threshold(model(), IMAGES) is None
-
-
-def test_the_peak_is_chosen_that_tells_cores_from_what_else_is_found_and_none_where_all_are_cores():
-    truth = np.zeros((64, 96), bool)
-    truth[10:20, 10:20] = True
-    probability = np.where(truth, 0.98, 0.02)
-    probability[10:20, 60:70] = probability[40:50, 60:70] = 0.78
-    annotated = replace(IMAGES[0], image=-probability.astype(np.float32), class_map=truth.astype(np.uint8))
-
-    def found(tile: np.ndarray) -> np.ndarray:
-        return np.stack([1 + tile, -tile], axis=-1)
-
-    assert choose_core_peak(SegmentationModel(CARD, found), [annotated]) == 0.8
-    both = replace(annotated, class_map=(probability > 0.5).astype(np.uint8))
-    assert choose_core_peak(SegmentationModel(CARD, found), [both]) is None
 
 
 def test_the_range_of_pixel_sizes_is_known_only_where_every_image_is_calibrated():

@@ -326,26 +326,6 @@ def test_a_threshold_on_the_card_decides_what_is_core_and_the_rest_goes_to_the_o
     assert probability[class_map == 1].max() <= 204
 
 
-@pytest.mark.parametrize("threshold", [None, 0.6])
-def test_cores_that_are_probable_nowhere_become_what_they_are_else(threshold: float | None):
-    image = np.zeros((64, 64), np.float32)
-    image[8:20, 8:20] = 0.7
-    image[30:42, 8:20] = 0.7
-    image[35, 12] = 0.95
-
-    def three(tile: np.ndarray) -> np.ndarray:
-        return np.stack([0.4 * (1 - tile), 0.6 * (1 - tile), tile], axis=-1).astype(np.float32)
-
-    card = replace(CARD, classes=("background", "shell", "core"), core_threshold=threshold)
-    every, probability = predict_classes(SegmentationModel(card, three), image)
-    model = SegmentationModel(replace(card, core_peak=0.9), three)
-    class_map, same = predict_classes(model, image)
-    assert np.array_equal(every == 2, image > 0.5)
-    assert np.array_equal(class_map == 2, (image > 0.5) & (np.arange(64) >= 25)[:, None])
-    assert np.unique(class_map[8:20, 8:20]).tolist() == [1]
-    assert np.array_equal(probability, same)
-
-
 def test_a_card_from_before_diameter_errors_can_be_read(tmp_path: Path):
     write_card(tmp_path, replace(CARD, diameter_error=0.01))
     assert read_card(tmp_path).diameter_error == 0.01
@@ -359,7 +339,6 @@ def test_a_card_comes_back_as_it_was_written(tmp_path: Path):
     for card in (
         CARD,
         replace(CARD, pixel_size_nm=(0.1, 0.2), scales=(1.0, 0.5), core_threshold=0.4, diameters_px=(20, 90)),
-        replace(CARD, core_peak=0.9),
     ):
         write_card(tmp_path, card)
         assert read_card(tmp_path) == card
@@ -371,7 +350,6 @@ def test_a_card_comes_back_as_it_was_written(tmp_path: Path):
         {"scales": ()},
         {"scales": (0.0,)},
         {"core_threshold": 1.5},
-        {"core_peak": 0.0},
         {"pixel_size_nm": (0.2, 0.1)},
         {"diameters_px": (0, 9)},
     ],

@@ -190,7 +190,7 @@ def pretrained_jobs(reference: Path, pictures: Path, threads: int) -> list[Job]:
     """
     folder = PROJECT_ROOT / "models" / "pretrained"
     card = read_card(folder)
-    names = ("weights_sha256", "scales", "core_threshold", "core_peak", "diameters_px")
+    names = ("weights_sha256", "scales", "core_threshold", "diameters_px")
     decided = {name: getattr(card, name) for name in names}
 
     def job(
