@@ -18,7 +18,7 @@ from tem_pipeline.micrographs.sessions import session_files
 from tem_pipeline.particles.measurement import measure_particles
 from tem_pipeline.particles.schema import PARTICLE_SCHEMA, check_particle_table, conform
 from tem_pipeline.particles.table import join_tables, with_origin
-from tem_pipeline.reports.figures import overlay_png
+from tem_pipeline.reports.overlays import overlay_png
 from tem_pipeline.segmentation.inference import SegmentationModel, load_model, segment_micrograph
 from tem_pipeline.segmentation.masks import judge_image
 from tem_pipeline.settings import Settings

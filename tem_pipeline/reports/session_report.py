@@ -23,7 +23,8 @@ from tem_pipeline.particles.schema import (
     SIZE_DISTRIBUTION_SCHEMA,
     STATISTICS,
 )
-from tem_pipeline.reports.figures import distribution_figure, fields_figure, figure_svg, overlay
+from tem_pipeline.reports.figures import distribution_figure, fields_figure, figure_svg
+from tem_pipeline.reports.overlays import overlay
 from tem_pipeline.storage import AnyPath, write_bytes
 
 MOST_OVERLAYS = 24

@@ -21,7 +21,7 @@ from tem_pipeline.micrographs.intensity import standardise
 from tem_pipeline.micrographs.reading import read_micrographs
 from tem_pipeline.micrographs.sessions import file_digest
 from tem_pipeline.micrographs.simulation import simulate_micrograph
-from tem_pipeline.reports.figures import overlay_png
+from tem_pipeline.reports.overlays import overlay_png
 from tem_pipeline.segmentation.evaluation import COUNTS, SHELL_COUNTS, evaluate_model, summarise_evaluation
 from tem_pipeline.segmentation.inference import (
     SegmentationModel,

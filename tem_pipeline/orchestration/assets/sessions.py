@@ -96,7 +96,7 @@ def predicted_masks(
 
     As long as there is no champion they are made by the pretrained model.
     """
-    from tem_pipeline.reports.figures import overlay_png
+    from tem_pipeline.reports.overlays import overlay_png
 
     layout, settings = platform.layout, platform.settings
     folder = tracking.champion_or_pretrained(platform.store, layout)

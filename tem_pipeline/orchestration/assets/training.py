@@ -74,7 +74,7 @@ def annotated_images(platform: Platform, training_plan: TrainingPlan):
 
 
 def _annotation_png(image: AnnotatedImage) -> bytes:
-    from tem_pipeline.reports.figures import overlay_png
+    from tem_pipeline.reports.overlays import overlay_png
 
     cores = image.class_map == len(image.classes) - 1
     shells = image.class_map > 0 if "shell" in image.classes else None
