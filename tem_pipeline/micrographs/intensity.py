@@ -65,6 +65,30 @@ def detect_mode(image: np.ndarray) -> str:
     strides = [max(1, side // 512) for side in image.shape]
     small = image[:: strides[0], :: strides[1]].astype(np.float32)
     small = gaussian_filter(small, 1)
-    flat = small - gaussian_filter(small, [side / 4 for side in small.shape])
+    flat = small - slow_part(small)
     deviation = np.clip(flat - np.median(flat), *np.percentile(flat, (0.1, 99.9)))
     return "haadf" if np.mean(deviation**3) > 0 else "bright_field"
+
+
+def slow_part(image: np.ndarray) -> np.ndarray:
+    """Smooth an image by a Gaussian of a quarter of each side, mirrored at the edges.
+
+    Of the cosines that a mirrored image consists of, such a Gaussian leaves a share exp(−(π k/4)²/2) of the
+    k-th: from the 8th on nothing. So few are summed in a fraction of the time that the Gaussian itself takes.
+
+    Parameters
+    ----------
+    image : ndarray, (height, width)
+
+    Returns
+    -------
+    ndarray, (height, width), float32
+    """
+    slowest = []
+    for side in image.shape:
+        k = np.arange(min(8, side))[:, None]
+        cosines = np.sqrt(np.where(k, 2, 1) / side) * np.cos(np.pi * k * (np.arange(side) + 0.5) / side)
+        # Each is met twice: taking the image apart and putting it together.
+        slowest.append((np.exp(-((np.pi * k / 4) ** 2) / 4) * cosines).astype(np.float32))
+    down, across = slowest
+    return down.T @ (down @ image @ across.T) @ across
