@@ -74,7 +74,7 @@ def slow_part(image: np.ndarray) -> np.ndarray:
     """Smooth an image by a Gaussian of a quarter of each side, mirrored at the edges.
 
     Of the cosines that a mirrored image consists of, such a Gaussian leaves a share exp(−(π k/4)²/2) of the
-    k-th: from the 8th on nothing. So few are summed in a fraction of the time that the Gaussian itself takes.
+    k-th. Taking the image apart into them is much less work than so wide a Gaussian.
 
     Parameters
     ----------
@@ -82,13 +82,9 @@ def slow_part(image: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    ndarray, (height, width), float32
+    ndarray, (height, width)
     """
-    slowest = []
-    for side in image.shape:
-        k = np.arange(min(8, side))[:, None]
-        cosines = np.sqrt(np.where(k, 2, 1) / side) * np.cos(np.pi * k * (np.arange(side) + 0.5) / side)
-        # Each is met twice: taking the image apart and putting it together.
-        slowest.append((np.exp(-((np.pi * k / 4) ** 2) / 4) * cosines).astype(np.float32))
-    down, across = slowest
-    return down.T @ (down @ image @ across.T) @ across
+    from scipy.fft import dctn, idctn
+
+    down, across = (np.exp(-((np.pi / 4 * np.arange(side)) ** 2) / 2) for side in image.shape)
+    return idctn(dctn(image, norm="ortho") * np.outer(down, across).astype(image.dtype), norm="ortho")

@@ -16,9 +16,8 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 COUNTED_COLOUR, EDGE_COLOUR, SHELL_COLOUR = "#00F0A0", "#FF8C1A", "#6FC3FF"
 _INK, _PAPER = (34, 34, 34), (255, 255, 255)
 
-_MAGNIFIED_PX = (
-    1024  # small images are magnified up to this, so that outlines stay thin beside small particles
-)
+# Small images are magnified up to this, so that outlines stay thin beside small particles.
+_MAGNIFIED_PX = 1024
 _LARGEST_ZOOM = 4
 _STRIP_PX = 2**22
 
