@@ -1,11 +1,10 @@
 """Segments the images of a session: writes label images and one row an image that says what was found."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from threading import Event, Lock
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ import pyarrow as pa
 import tifffile
 
 from tem_pipeline import __version__
+from tem_pipeline.images_in_flight import in_order, most_in_flight
 from tem_pipeline.segmentation.inference import Segmentation, SegmentationModel, segment_micrograph
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import AnyPath, encode_tiff, write_content
@@ -21,10 +21,6 @@ SMALLEST_RELIABLE_PX = 8.0
 LARGEST_FOREGROUND = 0.8
 LARGEST_RIM = 0.5
 LEAST_CONFIDENCE = 0.7
-# While the network works on one image, what it found on another is cut apart and judged.
-IMAGES_IN_FLIGHT = 2
-# Larger images are taken one at a time: what they need in memory would add up.
-LARGEST_IN_FLIGHT_PX = 4096**2
 _FEWEST_RIM_PIXELS = 20
 _MEAN_COSINE = 0.855
 
@@ -302,41 +298,10 @@ def predict_session_masks(
         }
 
     measured = manifest[manifest["status"] == "ok"]
-    largest_px = (measured["height_px"].astype(int) * measured["width_px"].astype(int)).max()
-    in_flight = IMAGES_IN_FLIGHT if largest_px <= LARGEST_IN_FLIGHT_PX else 1
+    # While the network works on one image, what it found on another is cut apart and judged.
+    in_flight = most_in_flight(measured)
     rows = []
-    for image_row, found in _in_order(segment, (row for _, row in measured.iterrows()), in_flight, ended):
+    for image_row, found in in_order(segment, (row for _, row in measured.iterrows()), in_flight, ended):
         rows.append(store(image_row, *found))
         del found  # else it stays in memory until the next is done
     return pd.DataFrame(rows, columns=MASK_SCHEMA.names)
-
-
-_Given = TypeVar("_Given")
-_Result = TypeVar("_Result")
-
-
-def _in_order(
-    work: Callable[[_Given], _Result], given: Iterable[_Given], in_flight: int, ended: Event
-) -> Iterator[tuple[_Given, _Result]]:
-    """Do work in threads and give results in order; at most so many are begun and not given yet.
-
-    However it ends, it sets `ended`, for the work that is begun, and waits for that.
-    """
-    waiting: deque[tuple[_Given, Future[_Result]]] = deque()
-    with ThreadPoolExecutor(in_flight) as pool:
-        try:
-            for each in given:
-                if len(waiting) == in_flight:
-                    yield _taken(waiting)
-                waiting.append((each, pool.submit(work, each)))
-            while waiting:
-                yield _taken(waiting)
-        finally:
-            ended.set()
-            for _, future in waiting:
-                future.cancel()
-
-
-def _taken(waiting: deque[tuple[_Given, Future[_Result]]]) -> tuple[_Given, _Result]:
-    each, future = waiting.popleft()
-    return each, future.result()

@@ -1,4 +1,3 @@
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from tem_pipeline.segmentation.inference import ModelCard, Segmentation, Segment
 from tem_pipeline.segmentation.instances import label_instances
 from tem_pipeline.segmentation.masks import (
     MASK_SCHEMA,
-    _in_order,
     judge_image,
     predict_session_masks,
     rim_width_px,
@@ -207,24 +205,8 @@ def test_images_of_a_session_come_in_order_and_the_network_sees_one_tile_at_a_ti
     assert masks["n_cores"].tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert told == list("0123456")
     assert max(most_inside) == 1
-    monkeypatch.setattr("tem_pipeline.segmentation.masks.LARGEST_IN_FLIGHT_PX", 1)
+    monkeypatch.setattr("tem_pipeline.images_in_flight.LARGEST_IN_FLIGHT_PX", 1)
     pd.testing.assert_frame_equal(run(), masks)
-
-
-def test_images_in_flight_overlap_in_time():
-    together = threading.Barrier(2, timeout=20)
-    done = list(_in_order(lambda _: together.wait(), range(4), 2, threading.Event()))
-    assert [given for given, _ in done] == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("in_flight", [1, 2, 3])
-def test_no_more_images_are_begun_than_may_be_in_flight(in_flight):
-    begun, ended = [], threading.Event()
-    for number, (given, result) in enumerate(_in_order(begun.append, range(9), in_flight, ended)):
-        assert (given, result) == (number, None)
-        time.sleep(0.005)
-        assert len(begun) - number <= in_flight
-    assert sorted(begun) == list(range(9))
 
 
 @pytest.mark.parametrize("error", [UserError("full disk"), KeyboardInterrupt()])

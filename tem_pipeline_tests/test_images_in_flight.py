@@ -1,0 +1,62 @@
+import threading
+import time
+
+import pandas as pd
+import pytest
+
+from tem_pipeline.errors import UserError
+from tem_pipeline.images_in_flight import in_order, most_in_flight
+
+
+def test_images_in_flight_overlap_in_time():
+    together = threading.Barrier(2, timeout=20)
+    done = list(in_order(lambda _: together.wait(), range(4), 2))
+    assert [given for given, _ in done] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+def test_no_more_images_are_begun_than_may_be_in_flight(in_flight):
+    begun = []
+    for number, (given, result) in enumerate(in_order(begun.append, range(9), in_flight)):
+        assert (given, result) == (number, None)
+        time.sleep(0.005)
+        assert len(begun) - number <= in_flight
+    assert sorted(begun) == list(range(9))
+
+
+def test_results_come_before_the_failure_of_a_later_image_and_nothing_is_begun_after_it():
+    begun, given, ended = [], [], threading.Event()
+
+    def work(number: int) -> None:
+        begun.append(number)
+        if number == 2:
+            raise UserError("image 2 is broken")
+
+    with pytest.raises(UserError, match="image 2"):
+        given.extend(number for number, _ in in_order(work, range(9), 2, ended))
+    assert ended.is_set()
+    assert max(begun) <= 3
+
+
+def test_whoever_stops_early_waits_for_what_is_begun_only():
+    begun, done = [], []
+
+    def work(number: int) -> None:
+        begun.append(number)
+        time.sleep(0.05)
+        done.append(number)
+
+    results = in_order(work, range(100), 2)
+    next(results)
+    results.close()
+    assert sorted(begun) == sorted(done)
+    assert len(done) <= 2
+
+
+@pytest.mark.parametrize(("sides_px", "images"), [((512, 4096), 2), ((512, 4097), 1)])
+def test_large_images_are_taken_one_at_a_time(sides_px, images):
+    assert most_in_flight(pd.DataFrame({"height_px": sides_px, "width_px": sides_px})) == images
+
+
+def test_a_session_without_images_has_an_answer_too():
+    assert list(in_order(str, [], most_in_flight(pd.DataFrame({"height_px": [], "width_px": []})))) == []
