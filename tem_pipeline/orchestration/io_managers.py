@@ -63,8 +63,11 @@ class LakeTables(dg.ConfigurableIOManager):
         context.add_output_metadata({"path": dg.MetadataValue.path(str(path)), "rows": len(obj)})
 
     def load_input(self, context: dg.InputContext) -> pd.DataFrame:
-        """Read the table of the same session, or of the whole asset."""
-        return read_table(self._path(context))
+        """Read the table of the same session, or of the whole asset.
+
+        Only the `columns` that the input's metadata names, where it does.
+        """
+        return read_table(self._path(context), (context.definition_metadata or {}).get("columns"))
 
     def _fingerprint(self, context: dg.OutputContext, obj: pd.DataFrame) -> str | None:
         """Give the content of the session's folder that a table comes from.

@@ -31,6 +31,16 @@ MEASURANDS = {
     "circularity": "ratio",
     "aspect_ratio": "ratio",
 }
+PARTICLE_COLUMNS = (
+    *("image_id", "field_id", "calibration", "image_quality", "touches_edge", "was_split", "edge_weight"),
+    *("shell_label", "shell_edge_weight"),
+    *(
+        column
+        for name, kind in MEASURANDS.items()
+        for column in ([name] if kind == "ratio" else [f"{name}_nm", f"{name}_px"])
+    ),
+)
+"""What a session's statistics and its report need of `particle_table`."""
 TARGET_HALF_WIDTH = 0.05
 # Lengths of the core, which the model's diameter error speaks of.
 _CORE_LENGTHS = ("equivalent_diameter", "perimeter", "feret_max")

@@ -135,6 +135,18 @@ MEASURED_FIELDS = (
 
 PARTICLE_SCHEMA = pa.schema(PROVENANCE_FIELDS + MEASURED_FIELDS, metadata=_METADATA)
 
+PARTICLE_SCHEMA_IN_MEMORY = pa.schema(
+    [
+        field.with_type(pa.dictionary(pa.int32(), _TEXT))
+        if field.type == _TEXT and field.name != "particle_id"
+        else field
+        for field in PARTICLE_SCHEMA
+    ],
+    metadata=_METADATA,
+)
+"""The same while a table is made, since texts that all particles of an image share take most of its memory.
+Files have `PARTICLE_SCHEMA`."""
+
 # Columns in nm, what they are in px, and the power of the pixel size between them.
 NM_COLUMNS = {
     "area_nm2": ("area_px", 2),
@@ -423,6 +435,9 @@ def conform(frame: pd.DataFrame | pa.Table, schema: pa.Schema) -> pa.Table:
                 column = frame[field.name]
                 if isinstance(column, pa.ChunkedArray):
                     array = column.combine_chunks().cast(field.type)
+                elif pa.types.is_dictionary(field.type):
+                    # Of a column of no rows pyarrow can't make a dictionary at once.
+                    array = pa.array(column, type=field.type.value_type, from_pandas=True).cast(field.type)
                 else:
                     array = pa.array(column, type=field.type, from_pandas=True)
             except (pa.ArrowException, TypeError) as error:
@@ -455,7 +470,7 @@ def check_particle_table(frame: pd.DataFrame | pa.Table) -> None:
     UserError
         Naming the column, the rows and the rule.
     """
-    table = conform(frame, PARTICLE_SCHEMA).to_pandas()
+    table = conform(frame, PARTICLE_SCHEMA_IN_MEMORY).to_pandas()
     missing = table["calibration"] == "missing"
     whole = ~table["touches_edge"]
     scale = table["pixel_size_nm"]

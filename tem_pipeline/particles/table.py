@@ -1,13 +1,15 @@
 """Puts a session's particle table together: what was measured on each image, with where it came from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import tifffile
 
+from tem_pipeline.images_in_flight import in_order, most_in_flight
 from tem_pipeline.particles.measurement import measure_particles
-from tem_pipeline.particles.schema import PARTICLE_SCHEMA
+from tem_pipeline.particles.schema import PARTICLE_SCHEMA_IN_MEMORY, conform
 from tem_pipeline.storage import AnyPath
 
 FROM_MANIFEST = (
@@ -29,7 +31,7 @@ FROM_MASKS = ("mode", "image_quality", "model_name", "model_version", "model_sha
 def measure_session(
     manifest: pd.DataFrame, images: AnyPath, masks: pd.DataFrame, mask_images: AnyPath
 ) -> pd.DataFrame:
-    """Measure every particle of a session, one image at a time.
+    """Measure every particle of a session; two images at a time, where they aren't very large.
 
     Parameters
     ----------
@@ -41,12 +43,12 @@ def measure_session(
     Returns
     -------
     DataFrame
-        One row a particle with the columns of `PARTICLE_SCHEMA` that are known.
+        One row a particle with the columns of `PARTICLE_SCHEMA`, as `join_tables` gives them.
     """
-    tables = []
     rows = manifest.set_index("image_id")
-    for _, mask in masks.iterrows():
-        raw = rows.loc[mask["image_id"]]
+
+    def measure(pair: tuple[pd.Series, pd.Series]) -> pd.DataFrame:
+        raw, mask = pair
         pixel_size_nm = float(raw["pixel_size_x_nm"]) if pd.notna(raw["pixel_size_x_nm"]) else None
         measured = measure_particles(
             _read(mask_images / mask["labels_file"]),
@@ -57,14 +59,21 @@ def measure_session(
             split_labels=_split_labels(mask),
         )
         origin = {**raw[[c for c in FROM_MANIFEST if c != "image_id"]], **mask[[*FROM_MASKS, "image_id"]]}
-        tables.append(with_origin(measured, {**origin, "pixel_size_nm": pixel_size_nm}))
-    return join_tables(tables)
+        return with_origin(measured, {**origin, "pixel_size_nm": pixel_size_nm})
+
+    pairs = ((rows.loc[mask["image_id"]], mask) for _, mask in masks.iterrows())
+    in_flight = most_in_flight(rows.loc[masks["image_id"]])
+    return join_tables(table for _, table in in_order(measure, pairs, in_flight))
 
 
-def join_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Put the tables of several images together; without any particle the columns are those of the schema."""
-    filled = [table for table in tables if len(table)]
-    return pd.concat(filled, ignore_index=True) if filled else PARTICLE_SCHEMA.empty_table().to_pandas()
+def join_tables(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Put the tables of several images together; texts that an image's particles share are categories."""
+    # Packed as they come: as a frame, texts and many small arrays among the images' large ones, each takes
+    # several times the room.
+    packed = [conform(table, PARTICLE_SCHEMA_IN_MEMORY) for table in tables]
+    table = pa.concat_tables([PARTICLE_SCHEMA_IN_MEMORY.empty_table(), *packed])
+    del packed  # else every column stays in memory twice until the last is done
+    return table.to_pandas(split_blocks=True, self_destruct=True)
 
 
 def with_origin(measured: pd.DataFrame, origin: dict[str, Any]) -> pd.DataFrame:

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 import tifffile
 
+from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.session_images import ingest_session
-from tem_pipeline.particles.schema import check_particle_table
+from tem_pipeline.particles.schema import PARTICLE_SCHEMA, PROVENANCE_FIELDS, check_particle_table, conform
 from tem_pipeline.particles.table import measure_session
 from tem_pipeline_tests.particles.tables import discs
 
@@ -84,3 +85,49 @@ def test_masks_without_shells_or_of_an_earlier_version_are_measured(tmp_path: Pa
     found = measured(tmp_path, manifest, table).iloc[0]
     assert not found.was_split
     assert np.isnan(found.shell_thickness_px) == ("shells_file" in without)
+
+
+def test_two_images_in_flight_are_measured_as_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    manifest = session(tmp_path, dict.fromkeys("abcde", 0.1))
+    table = masks(tmp_path, manifest)
+    together = measured(tmp_path, manifest, table)
+    assert together.index.tolist() == [f"{name}.tif" for name in "abcde"]
+    monkeypatch.setattr("tem_pipeline.images_in_flight.LARGEST_IN_FLIGHT_PX", 1)
+    pd.testing.assert_frame_equal(measured(tmp_path, manifest, table), together)
+
+
+def test_an_image_that_cannot_be_measured_ends_the_measuring(tmp_path: Path):
+    manifest = session(tmp_path, {"a": 0.1, "b": 0.1})
+    table = masks(tmp_path, manifest)
+    tifffile.imwrite(tmp_path / "masks" / "small.tif", discs([5], 16))
+    table.loc[1, "labels_file"] = "small.tif"
+    with pytest.raises(UserError, match="image is"):
+        measured(tmp_path, manifest, table)
+
+
+def test_what_all_particles_of_an_image_share_is_kept_once(tmp_path: Path):
+    manifest = session(tmp_path, {"a": 0.1, "b": None})
+    found = measure_session(manifest, tmp_path / "raw", masks(tmp_path, manifest), tmp_path / "masks")
+    shared = [field.name for field in PROVENANCE_FIELDS if field.type == "string"]
+    assert {name for name in shared if found[name].dtype != "category"} == {"particle_id"}
+    table = conform(found, PARTICLE_SCHEMA)
+    assert table.schema.equals(PARTICLE_SCHEMA, check_metadata=True)
+    assert table["file"].to_pylist() == ["a.tif", "b.tif"]
+    assert table["metal"].to_pylist() == [None, None]
+
+
+def test_images_without_particles_add_no_row(tmp_path: Path):
+    manifest = session(tmp_path, dict.fromkeys("abc", 0.1))
+    table = masks(tmp_path, manifest)
+    tifffile.imwrite(tmp_path / "masks" / "none.tif", np.zeros((64, 64), np.uint16))
+    table.loc[[0, 2], ["labels_file", "shells_file"]] = "none.tif"
+    assert measured(tmp_path, manifest, table).index.tolist() == ["b.tif"]
+
+
+def test_a_session_without_images_has_the_columns_of_the_schema(tmp_path: Path):
+    manifest = session(tmp_path, {})
+    found = measured(tmp_path, manifest, masks(tmp_path, manifest).reindex(columns=["image_id"]))
+    assert [found.index.name, *found.columns] == [
+        "file",
+        *(name for name in PARTICLE_SCHEMA.names if name != "file"),
+    ]

@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tem_pipeline.micrographs.ingestion import MANIFEST_SCHEMA
-from tem_pipeline.particles.distributions import size_distributions
+from tem_pipeline.particles.distributions import PARTICLE_COLUMNS, size_distributions
 from tem_pipeline.particles.schema import PARTICLE_SCHEMA, SIZE_DISTRIBUTION_SCHEMA, conform
 from tem_pipeline.particles.table import measure_session
 from tem_pipeline.reports.session_report import MOST_OVERLAYS, report_page, write_report
@@ -121,9 +122,9 @@ class Session:
     def review(self, number: int, reason: str) -> None:
         self.masks.loc[number, ["image_quality", "image_quality_reason"]] = ["review", reason]
 
-    def html(self, of_version_1: bool = False) -> str:
+    def html(self, of_version_1: bool = False, columns: Sequence[str] = PARTICLE_SCHEMA.names) -> str:
         measured = measure_session(self.manifest, self.root, self.masks, self.root)
-        particles = conform(measured, PARTICLE_SCHEMA).to_pandas()
+        particles = conform(measured, PARTICLE_SCHEMA).to_pandas()[list(columns)]
         rows = size_distributions(particles, self.manifest, self.masks, "s", "Pt-3")
         distributions = conform(rows, SIZE_DISTRIBUTION_SCHEMA).to_pandas()
         if of_version_1:
@@ -143,6 +144,12 @@ def test_the_page_stands_alone_and_can_load_nothing(tmp_path):
     assert not {"script", "link", "iframe", "object", "embed", "form"} & set(page.tags)
     assert "default-src 'none'" in html
     assert not re.search(r"url\(|@import|https?://", html)
+
+
+def test_statistics_and_page_need_no_other_columns_of_the_particles_than_a_run_reads(tmp_path):
+    session = Session(tmp_path)
+    assert len(PARTICLE_COLUMNS) < len(PARTICLE_SCHEMA.names) / 2
+    assert session.html(columns=PARTICLE_COLUMNS) == session.html()
 
 
 def test_every_link_within_the_page_leads_somewhere(tmp_path):

@@ -15,6 +15,7 @@ from tem_pipeline.micrographs.session_images import ingest_session
 from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import Platform, SessionLock, session_folder
+from tem_pipeline.particles.distributions import PARTICLE_COLUMNS
 from tem_pipeline.particles.distributions import size_distributions as distribute
 from tem_pipeline.particles.schema import check_particle_table
 from tem_pipeline.particles.table import measure_session
@@ -28,6 +29,8 @@ GROUP: dict[str, Any] = {
     "io_manager_key": "tables",
     "kinds": {"parquet"},
 }
+# Of 60 columns a third is needed, and a large session has 100,000 particles.
+COUNTED = {"particle_table": dg.AssetIn(metadata={"columns": list(PARTICLE_COLUMNS)})}
 
 
 @dg.asset(
@@ -183,7 +186,7 @@ def particle_table(
     )
 
 
-@dg.asset(**GROUP)
+@dg.asset(**GROUP, ins=COUNTED)
 def size_distributions(
     context: dg.AssetExecutionContext,
     platform: Platform,
@@ -219,7 +222,7 @@ def size_distributions(
     )
 
 
-@dg.asset(**{**GROUP, "kinds": {"html"}})
+@dg.asset(**{**GROUP, "kinds": {"html"}}, ins=COUNTED)
 def session_report(
     context: dg.AssetExecutionContext,
     platform: Platform,
