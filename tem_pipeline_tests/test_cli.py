@@ -5,9 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import tifffile
 
 from tem_pipeline.settings import PROJECT_ROOT
+from tem_pipeline_tests.orchestration.conftest import lay_model
 
 
 @pytest.fixture
@@ -101,7 +105,6 @@ def test_training_without_a_set_says_where_sets_lie(run, tmp_path: Path):
 
 
 def test_a_faulty_set_is_one_line_that_names_the_fault(run, tmp_path: Path):
-    import numpy as np
     from PIL import Image
 
     folder = tmp_path / "set"
@@ -118,6 +121,25 @@ def test_segmenting_without_a_model_says_to_train_one(run, tmp_path: Path):
     done = run("segment", tmp_path, "--out", tmp_path / "out")
     assert done.returncode == 1
     assert "train" in done.stderr
+
+
+def test_segmenting_a_file_loads_nothing_that_it_does_without(tmp_path: Path):
+    lay_model(tmp_path / "model", "threshold")
+    image = np.random.default_rng(0).normal(1000, 30, (128, 128)).astype(np.uint16)
+    image[40:60, 40:60] = image[60:80, 56:76] = 500
+    tifffile.imwrite(tmp_path / "image.tif", image, imagej=True, resolution=(10, 10), metadata={"unit": "nm"})
+    program = (
+        "import sys; from tem_pipeline.cli import app;"
+        "app(['segment', 'image.tif', '--model', 'model', '--out', 'out'], standalone_mode=False);"
+        "print({'matplotlib', 'scipy.stats', 'scipy.optimize', 'tensorflow', 'keras', 'mlflow', 'dagster',"
+        " 'duckdb', 'jinja2', 'h5py', 'dask', 'mrcfile', 'imageio', 'hypothesis'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
+    assert (tmp_path / "out/image_overlay.png").exists()
+    assert pq.read_metadata(tmp_path / "out/particle_table.parquet").num_rows > 0
 
 
 def test_help_is_the_same_from_the_installed_command():
