@@ -105,7 +105,7 @@ def measure_core_shell(
 
 def _shells_of_cores(labels: np.ndarray, shell_labels: np.ndarray, core_numbers: np.ndarray) -> np.ndarray:
     """Give the number of the whole particle that holds most of each core; 0 for bare cores."""
-    counted: list[pd.DataFrame] = []
+    found: list[pd.DataFrame] = []
     rows = max(1, _CHUNK_PX // max(1, labels.shape[1]))
     for top in range(0, labels.shape[0], rows):
         core, shell = labels[top : top + rows].ravel(), shell_labels[top : top + rows].ravel()
@@ -122,8 +122,8 @@ def _shells_of_cores(labels: np.ndarray, shell_labels: np.ndarray, core_numbers:
             }
         )
         both = (stretches["core"] > 0) & (stretches["shell"] > 0)
-        counted.append(stretches[both].groupby(["core", "shell"], as_index=False)["pixels"].sum())
-    overlaps = pd.concat(counted).groupby(["core", "shell"], as_index=False)["pixels"].sum()
+        found.append(stretches[both])
+    overlaps = pd.concat(found).groupby(["core", "shell"], as_index=False)["pixels"].sum()
     # Sorted by number already; a stable sort keeps the smaller number first where counts are equal.
     largest = overlaps.sort_values("pixels", ascending=False, kind="stable").drop_duplicates("core")
     result = np.zeros(len(core_numbers), dtype=np.int64)
@@ -135,6 +135,8 @@ def _thickness(
     labels: np.ndarray, shell_labels: np.ndarray, cores: pd.DataFrame, shell_of: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation, over radii, of the shell's thickness around each core, in px."""
+    # `_share` reads them flat, which copies what isn't contiguous: once is enough.
+    labels, shell_labels = np.ascontiguousarray(labels), np.ascontiguousarray(shell_labels)
     mean, sd = np.full(len(cores), np.nan), np.full(len(cores), np.nan)
     at_once = max(1, _RADII_AT_ONCE // DIRECTIONS)
     for begin in range(0, len(cores), at_once):
@@ -154,7 +156,7 @@ def _thickness(
 def _radial_thickness(
     labels: np.ndarray, shell_labels: np.ndarray, cores: pd.DataFrame, shell_of: np.ndarray
 ) -> np.ndarray:
-    """Walk outwards along radii, all at once, from the core's rim to the shell's.
+    """Walk along radii, all at once: inwards to the core's rim, and from there outwards to the shell's.
 
     Returns
     -------
@@ -164,44 +166,16 @@ def _radial_thickness(
     n = len(cores)
     # Half a step off the axes, so that no radius runs along a line of pixel centres.
     angle = (np.arange(DIRECTIONS) + 0.5) * (2 * np.pi / DIRECTIONS)
-    own_core = np.repeat(cores["label"].to_numpy(), DIRECTIONS)
-    own_shell = np.repeat(shell_of, DIRECTIONS)
+    own_core = np.repeat(cores["label"].to_numpy().astype(labels.dtype), DIRECTIONS)
+    own_shell = np.repeat(shell_of.astype(shell_labels.dtype), DIRECTIONS)
     y0 = np.repeat(cores["centroid_y_px"].to_numpy(), DIRECTIONS)
     x0 = np.repeat(cores["centroid_x_px"].to_numpy(), DIRECTIONS)
     dy, dx = np.tile(np.sin(angle), n), np.tile(np.cos(angle), n)
     # Beyond its bounding box a radius has left the core for good, so its rim is met first from outside.
-    steps = np.ceil(_reach(cores, y0, x0, dy, dx) / _STEP_PX).astype(np.intp)
-    rim = np.zeros(len(y0))
-    beyond = np.zeros(len(y0))
-    active = np.arange(len(y0))
-    while active.size:
-        r = (steps[active] - 1) * _STEP_PX
-        share = _share(labels, own_core[active], y0[active] + r * dy[active], x0[active] + r * dx[active])
-        # A centroid may lie beside its core; radii begin in the core all the same.
-        share[r == 0] = 1
-        entered = share >= _HALF
-        inside = share[entered]
-        rim[active[entered]] = r[entered] + _STEP_PX * (inside - 0.5) / (inside - beyond[active[entered]])
-        beyond[active] = share
-        steps[active] -= 1
-        active = active[~entered]
-
-    outer = rim.copy()
-    before = _share(shell_labels, own_shell, y0 + rim * dy, x0 + rim * dx)
-    active = np.flatnonzero(before >= _HALF)
-    steps = 0
-    while active.size:
-        r = rim[active] + (steps + 1) * _STEP_PX
-        share = _share(
-            shell_labels, own_shell[active], y0[active] + r * dy[active], x0[active] + r * dx[active]
-        )
-        leaves = share < _HALF
-        last = before[active]
-        crossing = r - _STEP_PX + _STEP_PX * (last - 0.5) / np.where(leaves, last - share, 1)
-        outer[active[leaves]] = crossing[leaves]
-        before[active] = share
-        active = active[~leaves]
-        steps += 1
+    beyond = np.ceil(_reach(cores, y0, x0, dy, dx) / _STEP_PX) * _STEP_PX
+    rim = _walk(labels, own_core, y0, x0, dy, dx, beyond, np.zeros(len(y0)), -_STEP_PX)
+    share = _share(shell_labels, own_shell, y0 + rim * dy, x0 + rim * dx)
+    outer = _walk(shell_labels, own_shell, y0, x0, dy, dx, rim, share, _STEP_PX)
     # One pixel further, beyond what interpolation blurs: another whole particle, or its rim.
     y, x = np.rint(y0 + (outer + 1) * dy).astype(np.intp), np.rint(x0 + (outer + 1) * dx).astype(np.intp)
     beyond = shell_labels[np.clip(y, 0, labels.shape[0] - 1), np.clip(x, 0, labels.shape[1] - 1)]
@@ -220,20 +194,56 @@ def _reach(cores: pd.DataFrame, y0: np.ndarray, x0: np.ndarray, dy: np.ndarray, 
     return np.minimum(along_y, along_x)
 
 
+def _walk(
+    labels: np.ndarray,
+    own: np.ndarray,
+    y0: np.ndarray,
+    x0: np.ndarray,
+    dy: np.ndarray,
+    dx: np.ndarray,
+    begin: np.ndarray,
+    share: np.ndarray,
+    step: float,
+) -> np.ndarray:
+    """Walk along radii, in steps from where each begins, until the mask of its own label passes one half.
+
+    Steps inwards (below 0) end where the mask is entered, steps outwards where it is left. `share` is the
+    mask at `begin`; a radius that has passed already there ends there.
+    """
+    end = begin.copy()
+    active = np.flatnonzero((share >= _HALF) == (step > 0))
+    last = share[active]
+    steps = 0
+    while active.size:
+        steps += 1
+        r = begin[active] + steps * step
+        share = _share(labels, own[active], y0[active] + r * dy[active], x0[active] + r * dx[active])
+        # A centroid may lie beside its core; radii begin in the core all the same.
+        share[r == 0] = 1
+        on = (share >= _HALF) == (step > 0)
+        passed = np.flatnonzero(~on)
+        before, after = last[passed], share[passed]
+        end[active[passed]] = r[passed] + step * (0.5 - after) / (after - before)
+        on = np.flatnonzero(on)
+        active, last = active[on], share[on]
+    return end
+
+
 def _share(labels: np.ndarray, own: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Interpolate the mask of each point's own label bilinearly; outside the image it is 0."""
     height, width = labels.shape
-    top, left = np.floor(y).astype(np.intp), np.floor(x).astype(np.intp)
+    top, left = np.floor(y), np.floor(x)
     down, right = y - top, x - left
-    within = (top >= 0) & (top < height - 1) & (left >= 0) & (left < width - 1)
-    every_corner_within = bool(within.all())
-    share = np.zeros(len(y))
-    for row, in_y in ((top, 1 - down), (top + 1, down)):
-        for column, in_x in ((left, 1 - right), (left + 1, right)):
-            if every_corner_within:
-                found = labels[row, column] == own
-            else:
-                inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-                found = inside & (labels[row.clip(0, height - 1), column.clip(0, width - 1)] == own)
-            share += in_y * in_x * found
-    return share
+    within = top.min() >= 0 and top.max() < height - 1 and left.min() >= 0 and left.max() < width - 1
+    # One index into the flat image costs a fifth of a pair of them.
+    flat, first = labels.ravel(), (top * width + left).astype(np.intp)
+    found = []
+    for i in (0, 1):
+        for j in (0, 1):
+            corner = flat.take(first + (i * width + j), mode="clip") == own
+            if not within:
+                corner &= (top >= -i) & (top < height - i) & (left >= -j) & (left < width - j)
+            found.append(corner.view(np.int8))  # booleans don't subtract
+    upper = found[0] + right * (found[1] - found[0])
+    lower = found[2] + right * (found[3] - found[2])
+    return upper + down * (lower - upper)
