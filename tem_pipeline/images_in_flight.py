@@ -1,7 +1,7 @@
 """Work on several images of a session at a time, in threads; what is done with each is the callers'."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
 from typing import TypeVar
@@ -31,7 +31,7 @@ def most_in_flight(images: pd.DataFrame) -> int:
 
 def in_order(
     work: Callable[[_Given], _Result], given: Iterable[_Given], in_flight: int, ended: Event | None = None
-) -> Iterator[tuple[_Given, _Result]]:
+) -> Generator[tuple[_Given, _Result], None, None]:
     """Do work in threads and give results in order.
 
     Parameters
