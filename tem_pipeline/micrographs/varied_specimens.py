@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 from scipy.ndimage import gaussian_filter, zoom
 
 from tem_pipeline.micrographs.imaging import (
@@ -30,6 +31,12 @@ KINDS = {"session": 0.22, "core_shell": 0.14, "bare": 0.24, "supported": 0.40}
 core–shell particles of any build; bare particles on a film; particles on a rough or porous support."""
 
 SMALLEST_PX, LARGEST_PX = 6.0, 130.0
+UNSEEN, SEEN = 0.6, 1.3
+"""Contrast over noise and relief of its own size below which nobody sees a particle, and from which on all do."""
+EDGE = 0.5
+"""Share of its greatest thickness from which on a bare particle is seen: pictures end at half contrast."""
+AMBIGUOUS = 255
+"""In a class map: background to one person and core to another. To be left out of a loss."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,8 @@ class VariedMicrograph:
     """A micrograph with the class of every pixel.
 
     image : (size, size) uint8 or uint16, as a camera or an operator would have saved it
-    class_map : (size, size) uint8, 0 background, 1 shell, 2 core
+    class_map : (size, size) uint8, 0 background, 1 shell, 2 core, or `AMBIGUOUS`. Among cores without shells
+        those that nobody could see are background; those that are hard to see and thin rims are ambiguous.
     mode : bright_field or haadf
     kind : a key of `KINDS`
     """
@@ -123,18 +131,27 @@ def _specimen_image(
     support = _support(rng, canvas, diameter_px) if supported else None
     if support is not None:
         placement = _on_support(rng, placement, support, pixel_size_nm)
-    core_nm, shell_nm, class_map = _draw(rng, placement, canvas, pixel_size_nm)
-    image = _image(rng, core_nm, shell_nm, support, mean_nm, pixel_size_nm, mode, margin)
-    return image, class_map[margin:-margin, margin:-margin], mode
+    bare = kind != "core_shell"
+    drawn = _draw(rng, placement, canvas, pixel_size_nm, bare)
+    image = _image(rng, drawn.core_nm, drawn.shell_nm, support, mean_nm, pixel_size_nm, mode, margin)
+    inner = slice(margin, -margin), slice(margin, -margin)
+    class_map, cores = drawn.class_map[inner], drawn.cores[inner]
+    if bare:
+        visibility = _visibility(image.astype(np.float32), cores)[cores]
+        class_map[drawn.rims[inner] | (visibility < SEEN)] = AMBIGUOUS
+        class_map[visibility < UNSEEN] = 0
+    return image, class_map, mode
 
 
 def _population(rng: np.random.Generator, kind: str, mean_nm: float) -> Population:
     coated = kind == "core_shell"
     several = rng.random() < 0.4
+    # Sintered catalysts have large particles beside small ones.
+    broad = not coated and rng.random() < 0.25
     return Population(
         mean_nm=mean_nm,
-        sd_nm=mean_nm * rng.uniform(0.03, 0.5),
-        distribution="lognormal" if rng.random() < 0.6 else "normal",
+        sd_nm=mean_nm * (rng.uniform(0.5, 0.9) if broad else rng.uniform(0.03, 0.5)),
+        distribution="lognormal" if broad or rng.random() < 0.6 else "normal",
         aspect=(rng.uniform(0.35, 0.75), 1.0) if rng.random() < 0.3 else (rng.uniform(0.75, 0.95), 1.0),
         cores_per_shell=(0.4, 0.2, 0.15, 0.1, 0.08, 0.07) if coated and several else (0.9, 0.1),
         shell_nm=mean_nm * _log_uniform(rng, 0.15, 2.5) if coated else 0.0,
@@ -153,13 +170,32 @@ def _population(rng: np.random.Generator, kind: str, mean_nm: float) -> Populati
 # Particles ----------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Particles on a canvas, all arrays (canvas, canvas).
+
+    core_nm, shell_nm : thickness of metal and of silica
+    class_map : 0 background, 1 shell, 2 core
+    cores : the number of the core that lies uppermost, from 1 on, or 0
+    rims : where a core is thinner than `EDGE` of what it is at most
+    """
+
+    core_nm: np.ndarray
+    shell_nm: np.ndarray
+    class_map: np.ndarray
+    cores: np.ndarray
+    rims: np.ndarray
+
+
 def _draw(
-    rng: np.random.Generator, placement: Placement, canvas: int, pixel_size_nm: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw thickness of metal and of silica, nm, and the class map, all (canvas, canvas)."""
+    rng: np.random.Generator, placement: Placement, canvas: int, pixel_size_nm: float, flat: bool
+) -> Drawn:
+    """Draw the particles; `flat`: few of the cores are spheres, whose rims fade."""
     core_nm = np.zeros((canvas, canvas), np.float32)
     shell_nm = np.zeros_like(core_nm)
     class_map = np.zeros((canvas, canvas), np.uint8)
+    numbers = np.zeros((canvas, canvas), np.int32)
+    rims = np.zeros((canvas, canvas), bool)
     for y_nm, x_nm, radius_nm in placement.shells[["y_nm", "x_nm", "radius_nm"]].to_numpy():
         reach = radius_nm / pixel_size_nm
         box, y, x = _box(y_nm / pixel_size_nm - 0.5, x_nm / pixel_size_nm - 0.5, reach, canvas)
@@ -173,14 +209,15 @@ def _draw(
     fringes = rng.uniform(0.05, 0.3) if rng.random() < 0.25 else 0.0
     orientation = (rng.uniform(0.45, 1), rng.uniform(1, 1.3))
     columns = ["y_nm", "x_nm", "major_nm", "minor_nm", "angle_rad"]
-    for y_nm, x_nm, major_nm, minor_nm, angle in placement.cores[columns].to_numpy():
+    for number, core in enumerate(placement.cores[columns].to_numpy(), start=1):
+        y_nm, x_nm, major_nm, minor_nm, angle = core
         half = np.array([major_nm, minor_nm]) / 2 / pixel_size_nm
         box, y, x = _box(y_nm / pixel_size_nm - 0.5, x_nm / pixel_size_nm - 0.5, 1.25 * half[0], canvas)
         if not y.size or not x.size:
             continue
         along = (x * math.cos(angle) + y * math.sin(angle)) / half[0]
         across = (y * math.cos(angle) - x * math.sin(angle)) / half[1]
-        radius, relief = _outline(rng, along, across, faceted, irregular)
+        radius, relief = _outline(rng, along, across, faceted, irregular, flat)
         inside = radius <= 1
         thickness = np.where(inside, math.sqrt(major_nm * minor_nm) * rng.uniform(0.75, 1.1) * relief, 0)
         thickness *= rng.uniform(*orientation)
@@ -191,8 +228,38 @@ def _draw(
         before = core_nm[box]
         core_nm[box] = before + thickness if overlap_adds else np.maximum(before, thickness)
         shell_nm[box] = np.maximum(shell_nm[box] - thickness, 0)
+        rims[box][inside] = (relief < EDGE)[inside] & ((class_map[box] != 2) | rims[box])[inside]
         class_map[box][inside] = 2
-    return core_nm, shell_nm, class_map
+        numbers[box][inside] = number
+    return Drawn(core_nm, shell_nm, class_map, numbers, rims)
+
+
+def _visibility(image: np.ndarray, cores: np.ndarray) -> np.ndarray:
+    """Give each core's contrast over noise and relief, by its number; infinite for 0 and those not in sight.
+
+    A core's contrast is its mean above its surroundings; noise and relief are what the surroundings without
+    cores vary by where they are smoothed as much as a core of that size is.
+    """
+    numbers, areas = np.unique(cores[cores > 0], return_counts=True)
+    visibility = np.full(int(numbers.max(initial=0)) + 1, np.inf)
+    empty = (cores == 0).astype(np.float32)
+    widths = 2.0 ** np.rint(np.log2(np.sqrt(4 * areas / math.pi)).clip(2))
+    for width in np.unique(widths):
+        chosen = numbers[widths == width]
+        around = _mean_where(image, empty, 4 * width)
+        residual = image - around
+        smooth = _mean_where(residual, empty, width)
+        # Not the root of the mean square: a step at the support's edge hides nothing beside it.
+        noise = 1.25 * _mean_where(np.abs(smooth), empty, 8 * width)
+        contrast = np.abs(ndimage.mean(residual, cores, chosen))
+        visibility[chosen] = contrast / np.maximum(ndimage.mean(noise, cores, chosen), 1e-6)
+    return visibility
+
+
+def _mean_where(values: np.ndarray, weights: np.ndarray, side_px: float) -> np.ndarray:
+    """Average over squares, of the pixels that have weight."""
+    total = ndimage.uniform_filter(weights, int(side_px))
+    return ndimage.uniform_filter(values * weights, int(side_px)) / np.maximum(total, 1e-3)
 
 
 def _box(
@@ -210,7 +277,12 @@ def _box(
 
 
 def _outline(
-    rng: np.random.Generator, along: np.ndarray, across: np.ndarray, faceted: float, irregular: float
+    rng: np.random.Generator,
+    along: np.ndarray,
+    across: np.ndarray,
+    faceted: float,
+    irregular: float,
+    flat: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give each pixel's distance from the centre, 1 on the outline, and the relative thickness there."""
     radius = np.hypot(along, across)
@@ -223,14 +295,16 @@ def _outline(
             [(along * math.cos(n) + across * math.sin(n)) / r for n, r in zip(normals, reach, strict=True)],
             axis=0,
         )
-        return radius, np.clip((1 - radius) * rng.uniform(1.3, 4), 0, 1)
+        return radius, np.clip((1 - radius) * (rng.uniform(2.5, 8) if flat else rng.uniform(1.3, 4)), 0, 1)
     if draw < faceted + irregular:
         turn = np.arctan2(across, along)
         swing = np.zeros_like(radius)
         for order in (2, 3, 4, 5):
             swing += rng.uniform(0, 0.3 / order) * np.cos(order * turn + rng.uniform(0, 2 * math.pi))
         radius = radius / np.clip(1 + swing, 0.6, 1.24)
-    return radius, np.maximum(1 - radius**2, 0) ** rng.choice((0.5, 0.5, 0.25, 0.12))
+    return radius, np.maximum(1 - radius**2, 0) ** rng.choice(
+        (0.5, 0.25, 0.25, 0.12, 0.12) if flat else (0.5, 0.5, 0.25, 0.12)
+    )
 
 
 # Supports -----------------------------------------------------------
@@ -270,7 +344,7 @@ def _support(rng: np.random.Generator, canvas: int, diameter_px: float) -> np.nd
 
 
 def _spheres(rng: np.random.Generator, canvas: int, diameter_px: float) -> np.ndarray:
-    radius_px = float(np.clip(diameter_px * _log_uniform(rng, 1.5, 10), 10, canvas / 2))
+    radius_px = float(np.clip(diameter_px * _log_uniform(rng, 0.8, 10), 5, canvas / 2))
     layer = np.zeros((canvas, canvas), np.float32)
     count = int(np.clip(rng.uniform(0.3, 2.5) * canvas**2 / (math.pi * radius_px**2), 2, 250))
     centre = rng.uniform(0, canvas, 2)
@@ -288,7 +362,8 @@ def _spheres(rng: np.random.Generator, canvas: int, diameter_px: float) -> np.nd
 
 
 def _fractal(rng: np.random.Generator, canvas: int, diameter_px: float) -> np.ndarray:
-    longest, shortest = canvas / 3, max(1.2 * diameter_px, 8.0)
+    # Grain down to half a particle's width: its peaks are no particles.
+    longest, shortest = canvas / 3, max(_log_uniform(rng, 0.35, 1.5) * diameter_px, 4.0)
     roughness = rng.uniform(0.4, 0.9)
     layer, weight, length = np.zeros((canvas, canvas), np.float32), 1.0, longest
     while length > shortest:
