@@ -26,7 +26,7 @@ def most_in_flight(images: pd.DataFrame) -> int:
         Rows of a manifest: height_px and width_px.
     """
     largest_px = (images["height_px"].astype(int) * images["width_px"].astype(int)).max()
-    return IMAGES_IN_FLIGHT if largest_px <= LARGEST_IN_FLIGHT_PX else 1
+    return min(IMAGES_IN_FLIGHT, len(images)) if largest_px <= LARGEST_IN_FLIGHT_PX else 1
 
 
 def in_order(

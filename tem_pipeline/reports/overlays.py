@@ -45,7 +45,7 @@ def overlay(
     pixel_size_nm : float, optional
         Side of a pixel; without it there is no scale bar and the legend says so.
     max_px : int, optional
-        Longest side of the picture; small images are magnified by whole numbers up to it, at most 4 times.
+        Longest side of the picture. Small images are magnified by whole numbers, at most 4 times, up to 1024 px.
 
     Returns
     -------
@@ -56,7 +56,8 @@ def overlay(
     if max_px is not None and longest > max_px:
         zoom = max_px / longest
     else:
-        zoom = float(np.clip((max_px or _MAGNIFIED_PX) // longest, 1, _LARGEST_ZOOM))
+        magnified_px = min(max_px or _MAGNIFIED_PX, _MAGNIFIED_PX)
+        zoom = float(np.clip(magnified_px // longest, 1, _LARGEST_ZOOM))
     height, width = (max(1, round(side * zoom)) for side in image.shape)
     grey = _grey(image, height, width)
     picture = np.repeat(grey[..., None], 3, axis=2)

@@ -19,10 +19,10 @@ from tem_pipeline.particles.measurement import measure_particles
 from tem_pipeline.particles.schema import PARTICLE_SCHEMA, check_particle_table, conform
 from tem_pipeline.particles.table import join_tables, with_origin
 from tem_pipeline.reports.overlays import overlay_png
-from tem_pipeline.segmentation.inference import SegmentationModel, load_model, segment_micrograph
+from tem_pipeline.segmentation.inference import SegmentationModel, segment_micrograph
 from tem_pipeline.segmentation.masks import judge_image
 from tem_pipeline.settings import Settings
-from tem_pipeline.storage import AnyPath, encode_tiff, write_bytes, write_table
+from tem_pipeline.storage import encode_tiff, write_bytes, write_table
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class _Named:
 def segment_files(
     inputs: Sequence[Path],
     out: Path,
-    model_folder: AnyPath,
+    model: SegmentationModel,
     settings: Settings,
     pixel_size_nm: float | None = None,
     mode: str = "auto",
@@ -53,6 +53,8 @@ def segment_files(
         Image files, or folders in which every image is taken.
     out : path
         Made if need be.
+    model : SegmentationModel
+    settings : Settings
     pixel_size_nm : float, optional
         Fills in only where a file has no pixel size of its own.
     mode : {"auto", "bright_field", "haadf"}
@@ -62,7 +64,6 @@ def segment_files(
     list of str
         One line for every input that could not be read; the others are done.
     """
-    model = load_model(model_folder, settings.threads, settings.precision)
     failures: list[str] = []
     tables: list[pd.DataFrame] = []
     files = _expand(inputs, failures)

@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 
@@ -137,7 +139,9 @@ def read_card(folder: AnyPath) -> ModelCard:
     return replace(card, **lists)
 
 
-def load_model(folder: AnyPath, threads: int = 0, precision: str = "auto") -> SegmentationModel:
+def load_model(
+    folder: AnyPath, threads: int = 0, precision: str = "auto", tiles_at_a_time: int = 1
+) -> SegmentationModel:
     """Load an exported model.
 
     Parameters
@@ -148,6 +152,8 @@ def load_model(folder: AnyPath, threads: int = 0, precision: str = "auto") -> Se
         Processor threads; 0 leaves it to OpenVINO.
     precision : {"auto", "f32", "bf16"}
         `auto` takes bf16 where the processor computes in it.
+    tiles_at_a_time : int
+        So many threads may predict a tile each, and share the processor's; another one waits for its turn.
 
     Raises
     ------
@@ -164,16 +170,24 @@ def load_model(folder: AnyPath, threads: int = 0, precision: str = "auto") -> Se
     options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if threads:
         options["INFERENCE_NUM_THREADS"] = str(threads)
+    if tiles_at_a_time > 1:
+        options["NUM_STREAMS"] = str(tiles_at_a_time)
     try:
         compiled = core.compile_model(core.read_model(str(xml)), "CPU", options)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise UserError(f"{xml}: the model can't be loaded ({reason}); export it again") from error
-    request = compiled.create_infer_request()
+    free: SimpleQueue[Any] = SimpleQueue()
+    for _ in range(tiles_at_a_time):
+        free.put(compiled.create_infer_request())
 
     def predict_tile(tile: np.ndarray) -> np.ndarray:
         batch = np.ascontiguousarray(tile[np.newaxis, :, :, np.newaxis], dtype=np.float32)
-        return request.infer([batch])[0][0]
+        request = free.get()
+        try:
+            return request.infer([batch])[0][0]
+        finally:
+            free.put(request)
 
     return SegmentationModel(card, predict_tile)
 

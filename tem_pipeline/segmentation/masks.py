@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
-from threading import Event, Lock
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -234,13 +234,12 @@ def predict_session_masks(
     DataFrame
         One row an image, as `MASK_SCHEMA` says.
     """
-    one_tile_at_a_time, ended = Lock(), Event()
+    ended = Event()
 
     def predict_tile(tile: np.ndarray) -> np.ndarray:
-        with one_tile_at_a_time:
-            if ended.is_set():
-                raise CancelledError
-            return model.predict_tile(tile)
+        if ended.is_set():
+            raise CancelledError
+        return model.predict_tile(tile)
 
     shared = replace(model, predict_tile=predict_tile)
 
@@ -298,7 +297,6 @@ def predict_session_masks(
         }
 
     measured = manifest[manifest["status"] == "ok"]
-    # While the network works on one image, what it found on another is cut apart and judged.
     in_flight = most_in_flight(measured)
     rows = []
     for image_row, found in in_order(segment, (row for _, row in measured.iterrows()), in_flight, ended):

@@ -3,7 +3,9 @@
 Numbering connected particles is left to `instances`.
 """
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import skimage
@@ -37,6 +39,8 @@ _NECK_CORRECTION_PX = 0.5
 _FLAW = 0.1
 
 _STRIP_PX = 2**20
+# Regions are looked at together as long as their boxes have no more pixels.
+_SHEET_PX = 2**17
 
 
 def split_touching(labels: np.ndarray, minimum_diameter_px: float = 5.0) -> tuple[np.ndarray, np.ndarray]:
@@ -64,26 +68,22 @@ def split_touching(labels: np.ndarray, minimum_diameter_px: float = 5.0) -> tupl
     split : ndarray of int64, (k,)
         Numbers of the particles that came out of a cluster.
 
-        Time is linear in pixels; beside the result the memory is that of one cluster. Clusters whose
+        Time is linear in pixels; beside the result the memory is that of a large cluster. Clusters whose
         bounding box has more than 4 million pixels are left whole: networks and films.
     """
     result = labels.astype(np.uint32)
     boxes = ndimage.find_objects(labels) if labels.size else []
     following = len(boxes)
     origin = list(range(following + 1))
-    convex = _are_convex(labels, following)
-    for number, box in enumerate(boxes, start=1):
-        if box is None or convex[number]:
-            continue
-        mask = labels[box] == number
-        framed = [(part.start == 0, part.stop == side) for part, side in zip(box, labels.shape, strict=True)]
-        lobes = _lobes(mask, framed, minimum_diameter_px)
-        if lobes is None:
-            continue
-        later = lobes > 1
-        result[box][later] = lobes[later] + (following - 1)
-        following += int(lobes.max()) - 1
-        origin += [number] * (following + 1 - len(origin))
+    for numbers in _sheets(boxes, _are_convex(labels, following)):
+        regions = [_region(labels, number, boxes[number - 1]) for number in numbers]
+        for number, lobes in zip(numbers, _lobes(regions, minimum_diameter_px), strict=True):
+            if lobes is None:
+                continue
+            later = lobes > 1
+            result[boxes[number - 1]][later] = lobes[later] + (following - 1)
+            following += int(lobes.max()) - 1
+            origin += [number] * (following + 1 - len(origin))
     source = np.array(origin, dtype=np.int64)
     order = np.argsort(source, kind="stable")
     renumbered = np.empty_like(source)
@@ -131,40 +131,153 @@ def _are_convex(labels: np.ndarray, count: int) -> np.ndarray:
     return np.all(entries <= high - low + 1, axis=0)
 
 
-def _lobes(
-    mask: np.ndarray, framed: list[tuple[bool, bool]], minimum_diameter_px: float
-) -> np.ndarray | None:
-    """Number the particles of one connected region 1 … k; None where it is a single one."""
-    if mask.size > _LARGEST_BOX:
-        return None
-    # The frame is no rim: a region that it cuts goes on as wide as it is there.
+@dataclass(frozen=True)
+class _Region:
+    """A connected region within its box: bool, (height, width).
+
+    margin : pixels by which the frame, where it cuts the region, is moved outwards: before and after, along
+        both axes. The frame is no rim: a region that it cuts goes on as wide as it is there.
+    """
+
+    mask: np.ndarray
+    margin: tuple[tuple[int, int], ...]
+
+    def drawn(self) -> np.ndarray:
+        """Give the region with what goes on beyond the frame, and a pixel of background around it."""
+        beyond = np.pad(self.mask, self.margin, mode="edge") if np.any(self.margin) else self.mask
+        drawn = np.zeros((beyond.shape[0] + 2, beyond.shape[1] + 2), bool)
+        drawn[1:-1, 1:-1] = beyond
+        return drawn
+
+
+def _region(labels: np.ndarray, number: int, box: tuple[slice, slice]) -> _Region:
+    mask = labels[box] == number
     beyond = min(mask.shape) // 2
-    margin = [(beyond * low, beyond * high) for low, high in framed]
-    filled = np.pad(np.pad(ndimage.binary_fill_holes(mask), margin, mode="edge"), 1)
-    radius = float(ndimage.distance_transform_edt(filled).max())
-    filled = np.pad(np.pad(_without_flaws(mask, radius), margin, mode="edge"), 1)
-    refine = 2 * radius < _REFINED_UP_TO_PX and mask.size * _REFINEMENT**2 <= _LARGEST_REFINED
-    scale = _REFINEMENT if refine else 1
-    fine = filled.repeat(scale, axis=0).repeat(scale, axis=1)
+    margin = tuple(
+        (beyond * (part.start == 0), beyond * (part.stop == side))
+        for part, side in zip(box, labels.shape, strict=True)
+    )
+    return _Region(mask, margin)
+
+
+def _sheets(boxes: list[tuple[slice, slice] | None], convex: np.ndarray) -> Iterator[list[int]]:
+    """Yield numbers of the particles to look at, as many at a time as a sheet of usual size holds."""
+    numbers: list[int] = []
+    pixels = 0
+    for number, box in enumerate(boxes, start=1):
+        if box is None or convex[number]:
+            continue
+        size = math.prod(part.stop - part.start for part in box)
+        if size > _LARGEST_BOX:
+            continue
+        if numbers and pixels + size > _SHEET_PX:
+            yield numbers
+            numbers, pixels = [], 0
+        numbers.append(number)
+        pixels += size
+    if numbers:
+        yield numbers
+
+
+def _laid_out(drawn: list[np.ndarray]) -> tuple[np.ndarray, list[tuple[slice, slice]]]:
+    """Lay regions side by side on a sheet, and say where each lies.
+
+    Filters and floodings of a sheet give what they give of each region alone, at a fraction of the calls.
+    """
+    widest = max(region.shape[1] for region in drawn)
+    width = max(widest, math.isqrt(sum(region.size for region in drawn)))
+    places: list[tuple[slice, slice]] = [(slice(0), slice(0))] * len(drawn)
+    top = left = bottom = 0
+    for index in sorted(range(len(drawn)), key=lambda k: -drawn[k].shape[0]):
+        height, wide = drawn[index].shape
+        if left + wide > width:
+            top, left = bottom, 0
+        places[index] = slice(top, top + height), slice(left, left + wide)
+        left, bottom = left + wide, max(bottom, top + height)
+    sheet = np.zeros((bottom, width), bool)
+    for place, region in zip(places, drawn, strict=True):
+        sheet[place] = region
+    return sheet, places
+
+
+def _lobes(regions: list[_Region], minimum_diameter_px: float) -> list[np.ndarray | None]:
+    """Number the particles of each region 1 … k; None where it is a single one."""
+    sheet, places = _laid_out([region.drawn() for region in regions])
+    filled = ndimage.binary_fill_holes(sheet)
+    distance = ndimage.distance_transform_edt(filled)
+    radii = np.array([distance[place].max() for place in places])
+    sheet = _without_flaws(sheet, filled, places, radii)
+    refined = [
+        2 * radius < _REFINED_UP_TO_PX and region.mask.size * _REFINEMENT**2 <= _LARGEST_REFINED
+        for region, radius in zip(regions, radii, strict=True)
+    ]
+    lobes: list[np.ndarray | None] = [None] * len(regions)
+    for scale in (_REFINEMENT, 1):
+        chosen = [index for index, fine in enumerate(refined) if fine == (scale > 1)]
+        if chosen:
+            smallest_px = max(minimum_diameter_px, SMALLEST_LOBE_PX * (1 if scale > 1 else 2))
+            owners = _owners([sheet[places[index]] for index in chosen], scale, smallest_px)
+            for index, owner in zip(chosen, owners, strict=True):
+                lobes[index] = None if owner is None else _numbered(regions[index], owner)
+    return lobes
+
+
+def _owners(drawn: list[np.ndarray], scale: int, smallest_px: float) -> list[np.ndarray | None]:
+    """Flood each region's distance map; give the number of the particle that owns each pixel.
+
+    None where all lobes that are large enough for particles hang together above what the neck of the widest
+    one would have to be: no flooding tells them apart, and smaller lobes join them.
+    """
+    sheet, places = _laid_out(drawn)
+    fine = sheet.repeat(scale, axis=0).repeat(scale, axis=1)
     smooth = ndimage.gaussian_filter(fine.astype(np.float32), _SMOOTHING_PX * scale) > 0.5
     distance = ndimage.distance_transform_edt(smooth).astype(np.float32) / scale
-    basins = skimage.segmentation.watershed(-distance, mask=fine)
-    smallest_px = max(minimum_diameter_px, SMALLEST_LOBE_PX * (1 if refine else 2))
-    owner = _join(distance - 0.5 / scale, basins, smallest_px)
-    top, left = (scale * (1 + low) + scale // 2 for low, _ in margin)
-    seen = basins[top::scale, left::scale][: mask.shape[0], : mask.shape[1]]
-    lobes = np.where(mask, owner[seen], 0)
-    # A lobe may lie beyond the frame altogether.
-    _, numbers = np.unique(lobes[mask], return_inverse=True)
-    lobes[mask] = numbers + 1
-    return lobes if lobes.max() > 1 else None
+    depth = distance - 0.5 / scale
+    fine_places = [tuple(slice(scale * part.start, scale * part.stop) for part in place) for place in places]
+    widest_neck = np.zeros_like(depth)
+    for place in fine_places:
+        lobe_px = 2 * depth[place].max() + _LOBE_CORRECTION_PX
+        widest_neck[place] = (NECK_RATIO * lobe_px + _NECK_CORRECTION_PX) / 2
+    together, _ = ndimage.label((depth > widest_neck) & fine)
+    peaks = skimage.morphology.local_maxima(distance, connectivity=1) & fine
+    peaks &= 2 * depth + _LOBE_CORRECTION_PX >= smallest_px
+    owners: list[np.ndarray | None] = []
+    for place in fine_places:
+        found = together[place][peaks[place]]
+        if not found.size or (found[0] and (found == found[0]).all()):
+            owners.append(None)
+            continue
+        # Alone, since pixels as far from both peaks go by the order in which the others are reached.
+        basins = skimage.segmentation.watershed(-distance[place], mask=fine[place])
+        owner = _join(depth[place], basins, smallest_px)
+        owners.append(owner[basins[scale // 2 :: scale, scale // 2 :: scale]])
+    return owners
 
 
-def _without_flaws(mask: np.ndarray, radius: float) -> np.ndarray:
-    """Fill the holes that are small against the inscribed circle."""
-    holes, count = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
+def _numbered(region: _Region, owner: np.ndarray) -> np.ndarray | None:
+    """Number the owners of a region's pixels 1 … k; a lobe may lie beyond the frame altogether."""
+    top, left = (1 + before for before, _ in region.margin)
+    height, width = region.mask.shape
+    seen = owner[top : top + height, left : left + width][region.mask]
+    if seen.min() == seen.max():
+        return None
+    lobes = np.zeros((height, width), np.int64)
+    lobes[region.mask] = np.unique(seen, return_inverse=True)[1] + 1
+    return lobes
+
+
+def _without_flaws(
+    sheet: np.ndarray, filled: np.ndarray, places: list[tuple[slice, slice]], radii: np.ndarray
+) -> np.ndarray:
+    """Fill the holes that are small against the inscribed circle of their region."""
+    holes, count = ndimage.label(filled & ~sheet)
+    if not count:
+        return sheet
+    radius = np.zeros(count + 1)
+    for place, of_region in zip(places, radii, strict=True):
+        radius[holes[place]] = of_region
     small = np.bincount(holes.ravel(), minlength=count + 1) <= _FLAW * np.pi * radius**2
-    return mask | (small[holes] & (holes > 0))
+    return sheet | (small[holes] & (holes > 0))
 
 
 def _join(distance: np.ndarray, basins: np.ndarray, smallest_px: float) -> np.ndarray:

@@ -14,6 +14,7 @@ import tifffile
 
 from tem_pipeline.micrographs.simulation import simulate_micrograph
 from tem_pipeline.reports.segmented_images import segment_files
+from tem_pipeline.segmentation.inference import load_model
 from tem_pipeline.settings import load_settings
 from tem_pipeline_tests.benchmarks.measurements import Measurement, run_and_weigh, time_of
 from tem_pipeline_tests.benchmarks.networks import trained
@@ -54,9 +55,10 @@ def large_image() -> list[Measurement]:
 def _segment_both(model: Path, out: Path, small: Path, large: Path) -> tuple[float, float]:
     """Give the seconds of the small and of the large image; what loads at first is loaded before."""
     settings = load_settings()
+    loaded = load_model(model, settings.threads, settings.precision)
 
     def segment(file: Path) -> None:
-        failures = segment_files([file], out, model, settings, PIXEL_SIZE_NM)
+        failures = segment_files([file], out, loaded, settings, PIXEL_SIZE_NM)
         assert not failures, failures
 
     segment(small)

@@ -40,7 +40,7 @@ def load_model(folder, threads, precision):
     return SegmentationModel(read_card(folder), lambda t: network.predict(t[None, :, :, None], verbose=0)[0])
 
 
-with patch("tem_pipeline.reports.segmented_images.load_model", load_model):
+with patch("tem_pipeline.segmentation.inference.load_model", load_model):
     cli.main()
 """
 

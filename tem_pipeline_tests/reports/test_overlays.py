@@ -69,7 +69,13 @@ def test_an_uncalibrated_image_has_no_scale_bar(labels):
 
 @pytest.mark.parametrize(
     ("shape", "max_px", "expected"),
-    [((200, 100), None, (800, 400)), ((200, 100), 500, (400, 200)), ((900, 1300), 650, (450, 650))],
+    [
+        ((200, 100), None, (800, 400)),
+        ((200, 100), 500, (400, 200)),
+        ((400, 512), 2048, (800, 1024)),
+        ((900, 1300), 2048, (900, 1300)),
+        ((900, 1300), 650, (450, 650)),
+    ],
 )
 def test_pictures_are_magnified_by_whole_numbers_and_reduced_to_fit(shape, max_px, expected):
     picture = overlay(np.zeros(shape, np.uint8), np.zeros(shape, np.uint16), max_px=max_px)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tem_pipeline import progress, tracking
+from tem_pipeline.images_in_flight import most_in_flight
 from tem_pipeline.micrographs.session_images import ingest_session
 from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.partitions import SESSIONS
@@ -103,7 +104,8 @@ def predicted_masks(
 
     layout, settings = platform.layout, platform.settings
     folder = tracking.champion_or_pretrained(platform.store, layout)
-    model = load_model(folder, settings.threads, settings.precision)
+    in_flight = most_in_flight(raw_tem_images[raw_tem_images["status"] == "ok"])
+    model = load_model(folder, settings.threads, settings.precision, in_flight)
     remark = tracking.NO_CHAMPION_YET if folder == layout.pretrained else None
     if remark:
         context.log.warning(remark)
