@@ -43,8 +43,8 @@ class LossName(StrEnum):
 
 def main() -> None:
     """Run the command line. Exit 0: done; 1: something failed, one line each on stderr; 2: wrong usage."""
-    # What is loaded stays, and all memory goes back with the process: looking for cycles in it took a sixth of
-    # segmenting a file.
+    # What is loaded stays, and all memory goes back with the process: looking for cycles in it took a sixth
+    # of segmenting a file.
     gc.freeze()
     atexit.register(gc.freeze)
     progress.open_terminal()

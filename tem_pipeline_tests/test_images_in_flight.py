@@ -53,7 +53,9 @@ def test_whoever_stops_early_waits_for_what_is_begun_only():
     assert len(done) <= 2
 
 
-@pytest.mark.parametrize(("sides_px", "images"), [((512, 4096), 2), ((512, 4097), 1)])
+@pytest.mark.parametrize(
+    ("sides_px", "images"), [((512,), 1), ((512, 4096), 2), ((512,) * 9, 2), ((512, 4097), 1)]
+)
 def test_large_images_are_taken_one_at_a_time(sides_px, images):
     assert most_in_flight(pd.DataFrame({"height_px": sides_px, "width_px": sides_px})) == images
 

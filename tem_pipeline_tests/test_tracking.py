@@ -1,4 +1,5 @@
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +110,17 @@ def test_the_inference_form_answers_as_the_keras_form(versions, store):
     tile = np.random.default_rng(1).normal(size=(48, 80)).astype(np.float32)
     expected = np.asarray(reference(tile[None, :, :, None]))[0]  # type: ignore[operator]
     assert np.abs(model.predict_tile(tile) - expected).max() < 2e-4
+
+
+def test_tiles_predicted_two_at_a_time_are_those_predicted_one_by_one(versions, store):
+    folder = tracking.fetch_version(store, versions[0])
+    one, two = load_model(folder, 2), load_model(folder, 2, tiles_at_a_time=2)
+    tiles = [np.random.default_rng(k).normal(size=(64, 80)).astype(np.float32) for k in range(12)]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(two.predict_tile, tiles))
+    assert all(
+        np.array_equal(found, one.predict_tile(tile)) for found, tile in zip(together, tiles, strict=True)
+    )
 
 
 def test_a_promotion_moves_the_alias_and_the_folder_together(versions, store, layout):

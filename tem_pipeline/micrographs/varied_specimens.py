@@ -32,7 +32,7 @@ core–shell particles of any build; bare particles on a film; particles on a ro
 
 SMALLEST_PX, LARGEST_PX = 6.0, 130.0
 UNSEEN, SEEN = 0.6, 1.3
-"""Contrast over noise and relief of its own size below which nobody sees a particle, and from which on all do."""
+"""Contrast over noise and relief of its size, below which nobody sees a particle and from which on all do."""
 EDGE = 0.5
 """Share of its greatest thickness from which on a bare particle is seen: pictures end at half contrast."""
 AMBIGUOUS = 255

@@ -45,7 +45,8 @@ def overlay(
     pixel_size_nm : float, optional
         Side of a pixel; without it there is no scale bar and the legend says so.
     max_px : int, optional
-        Longest side of the picture. Small images are magnified by whole numbers, at most 4 times, up to 1024 px.
+        Longest side of the picture. Small images are magnified by whole numbers, at most 4 times, up to
+        1024 px.
 
     Returns
     -------

@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 
+from tem_pipeline.micrographs import varied_specimens
 from tem_pipeline.micrographs.intensity import standardise
-from tem_pipeline.micrographs.varied_specimens import KINDS, VariedMicrograph, simulate_varied_micrograph
+from tem_pipeline.micrographs.varied_specimens import (
+    AMBIGUOUS,
+    KINDS,
+    SEEN,
+    VariedMicrograph,
+    simulate_varied_micrograph,
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +34,8 @@ def test_every_kind_and_both_modes_come_up(drawn: list[VariedMicrograph]):
 def test_class_maps_fit_their_images_and_know_no_other_class(drawn: list[VariedMicrograph]):
     for one in drawn:
         assert one.image.shape == one.class_map.shape == (192, 192)
-        assert set(np.unique(one.class_map)) <= {0, 1, 2}
-        assert one.kind in ("session", "core_shell") or not np.any(one.class_map == 1)
+        bare = one.kind not in ("session", "core_shell")
+        assert set(np.unique(one.class_map)) <= ({0, 2, AMBIGUOUS} if bare else {0, 1, 2})
 
 
 def test_cores_are_darker_than_their_surroundings_once_standardised(drawn: list[VariedMicrograph]):
@@ -43,3 +50,32 @@ def test_cores_are_darker_than_their_surroundings_once_standardised(drawn: list[
             darker.append(image[cores].mean() < image[around].mean())
     assert len(darker) > 50
     assert np.mean(darker) > 0.95
+
+
+def test_visibility_is_contrast_over_noise_and_relief_of_a_particles_own_size():
+    y, x = np.indices((200, 300))
+    cores = np.zeros((200, 300), np.int32)
+    for number, column in enumerate((60, 150, 240), start=1):
+        cores[np.hypot(y - 100, x - column) < 8] = number
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, cores.shape)
+    contrast = np.array([0, 2, -2, 0.01])
+    _, bright, dark, hidden = varied_specimens._visibility(noise + contrast[cores], cores)
+    assert min(bright, dark) > 10 * SEEN
+    assert hidden < SEEN
+    # Relief as wide as the particles hides what noise of a pixel doesn't.
+    relief = varied_specimens._field(rng, 300, 8.0)[:200]
+    _, bright, dark, _ = varied_specimens._visibility(2 * relief + contrast[cores], cores)
+    assert max(bright, dark) < 2 * SEEN
+
+
+def test_spheres_have_rims_that_are_thin_and_plates_have_none():
+    y, x = np.indices((101, 101)) - 50.0
+    shares = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        radius, relief = varied_specimens._outline(rng, x / 40, y / 40, 0, 0, flat=True)
+        shares.append(np.count_nonzero(relief[radius <= 1] < varied_specimens.EDGE) / (radius <= 1).sum())
+    # A sphere is half as thick as in its middle at 0.87 of its radius.
+    assert max(shares) == pytest.approx(0.25, abs=0.02)
+    assert min(shares) < 0.02

@@ -180,17 +180,14 @@ def session_of(folder: Path, images: int) -> pd.DataFrame:
     )
 
 
-def test_images_of_a_session_come_in_order_and_the_network_sees_one_tile_at_a_time(
+def test_images_of_a_session_come_in_order_however_many_are_in_flight(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    inside, most_inside, told = [], [], []
+    told = []
 
     def predict(tile: np.ndarray) -> np.ndarray:
-        inside.append(tile)
-        most_inside.append(len(inside))
         time.sleep(0.01)
         core = (tile < -1).astype(np.float32)
-        inside.pop()
         return np.stack([1 - core, core], axis=-1)
 
     manifest = session_of(tmp_path, 7)
@@ -204,7 +201,6 @@ def test_images_of_a_session_come_in_order_and_the_network_sees_one_tile_at_a_ti
     masks = run()
     assert masks["n_cores"].tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert told == list("0123456")
-    assert max(most_inside) == 1
     monkeypatch.setattr("tem_pipeline.images_in_flight.LARGEST_IN_FLIGHT_PX", 1)
     pd.testing.assert_frame_equal(run(), masks)
 

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tem_pipeline.micrographs.varied_specimens import AMBIGUOUS
 from tem_pipeline.segmentation.inference import load_model, read_card
-from tem_pipeline.segmentation.pretraining import Recipe, crop, pretrain, validation_images
+from tem_pipeline.segmentation.losses import cross_entropy, dice_loss
+from tem_pipeline.segmentation.pretraining import Recipe, _loss, crop, pretrain, validation_images
 from tem_pipeline.settings import PROJECT_ROOT
 
 TINY = Recipe(
@@ -73,6 +75,20 @@ def test_crops_keep_image_and_classes_together():
         levels = [float(np.median(image[class_map == index])) for index in range(3)]
         assert image.shape == class_map.shape == (24, 24)
         assert levels[0] < levels[1] < levels[2]
+
+
+def test_ambiguous_pixels_have_no_part_in_the_loss():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, (2, 16, 16)).astype(np.uint8)
+    found = rng.dirichlet((1, 1, 1), (2, 16, 16)).astype(np.float32)
+    plain = float(cross_entropy(truth, found) + dice_loss(truth, found))
+    assert float(_loss(truth, found)) == pytest.approx(plain, rel=1e-5)
+    ambiguous = truth.copy()
+    ambiguous[:, :8] = AMBIGUOUS
+    others = found.copy()
+    others[:, :8] = others[:, 8:]
+    assert float(_loss(ambiguous, others)) == pytest.approx(float(_loss(ambiguous, found)), rel=1e-6)
+    assert float(_loss(ambiguous, found)) < plain
 
 
 def test_validation_micrographs_are_none_of_the_training_ones():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
+from skimage.segmentation import watershed
 
 from tem_pipeline.micrographs.specimens import Population, place_particles, rasterise
 from tem_pipeline.segmentation import touching
@@ -205,6 +206,48 @@ def test_of_real_hand_drawn_masks_only_the_two_particles_that_touch_are_cut_apar
         cut[file.stem] = len(split_touching(label_instances(mask, 20))[1])
     assert {name for name, pieces in cut.items() if pieces} == {"crop_17"}
     assert cut["crop_17"] == 2
+
+
+def cut_alone(mask: np.ndarray, framed: list[tuple[bool, bool]]) -> np.ndarray:
+    """Cut one region in a picture of its own, its distance map flooded whatever it looks like."""
+    margin = [(min(mask.shape) // 2 * low, min(mask.shape) // 2 * high) for low, high in framed]
+    drawn = np.pad(np.pad(mask, margin, mode="edge"), 1)
+    filled = ndimage.binary_fill_holes(drawn)
+    radius = ndimage.distance_transform_edt(filled).max()
+    holes, _ = ndimage.label(filled & ~drawn)
+    small = np.bincount(holes.ravel()) <= 0.1 * np.pi * radius**2
+    scale = 3 if 2 * radius < 48 else 1
+    fine = np.kron(drawn | (small[holes] & (holes > 0)), np.ones((scale, scale))) > 0
+    smooth = ndimage.gaussian_filter(fine.astype(np.float32), 0.5 * scale) > 0.5
+    distance = ndimage.distance_transform_edt(smooth).astype(np.float32) / scale
+    basins = watershed(-distance, mask=fine)
+    owner = touching._join(distance - 0.5 / scale, basins, 8.0 if scale > 1 else 16.0)[basins]
+    top, left = (scale * (1 + low) + scale // 2 for low, _ in margin)
+    seen = owner[top::scale, left::scale][: mask.shape[0], : mask.shape[1]]
+    return np.where(mask, seen + 1, 0)
+
+
+@pytest.mark.parametrize("sheet_px", [2**17, 3000])
+def test_all_regions_at_once_are_cut_as_each_of_them_alone(monkeypatch, sheet_px):
+    monkeypatch.setattr(touching, "_SHEET_PX", sheet_px)
+    cut = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        noise = ndimage.gaussian_filter(rng.normal(size=(190, 230)), rng.uniform(2, 12))
+        labels = label_instances(noise + 0.3 * noise.std() * rng.normal(size=noise.shape) > noise.std(), 20)
+        labels = labels if seed % 3 else label_instances(simulated_clusters(seed, 20, 0.2, (0.3, 0.9)) > 0, 1)
+        found, split = split_touching(labels)
+        cut += len(split)
+        for number, box in enumerate(ndimage.find_objects(labels), start=1):
+            mask = labels[box] == number
+            framed = [
+                (part.start == 0, part.stop == side) for part, side in zip(box, labels.shape, strict=True)
+            ]
+            ours, alone = found[box][mask], cut_alone(mask, framed)[mask]
+            if len(np.unique(ours)) > 1 or not touching._are_convex(np.pad(mask, 1).astype(int), 1)[1]:
+                pairs = np.unique(np.column_stack((ours, alone)), axis=0)
+                assert len(pairs) == len(np.unique(ours)) == len(np.unique(alone)), (seed, number)
+    assert cut > 100
 
 
 @pytest.mark.parametrize("strip_px", [2**20, 500])
