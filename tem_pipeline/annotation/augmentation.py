@@ -302,7 +302,7 @@ class _Source:
 
     coefficients: np.ndarray
     class_map: np.ndarray
-    classes: int
+    shares: list[np.ndarray]  # of each class but the background, uint8 0 or 1
     foreground: np.ndarray
 
 
@@ -313,7 +313,9 @@ def _prepare(annotated: AnnotatedImage) -> _Source:
     return _Source(
         coefficients=np.asarray(coefficients),
         class_map=annotated.class_map,
-        classes=len(annotated.classes),
+        shares=[
+            (annotated.class_map == index).astype(np.uint8) for index in range(1, len(annotated.classes))
+        ],
         foreground=np.flatnonzero(annotated.class_map),
     )
 
@@ -368,10 +370,7 @@ def _warp(source: _Source, transform: Transform, crop_px: int) -> tuple[np.ndarr
     image = affine_transform(source.coefficients, order=3, prefilter=False, **geometry)
     # Each class interpolated on its own and the largest taken: boundaries are moved by less than a pixel and
     # to neither side, which the nearest neighbour's staircase would not give under a turn.
-    shares = [
-        affine_transform((source.class_map == index).astype(np.float32), order=1, **geometry)
-        for index in range(1, source.classes)
-    ]
+    shares = [affine_transform(share, order=1, **geometry) for share in source.shares]
     background = 1 - np.sum(shares, axis=0)
     return image, np.argmax([background, *shares], axis=0).astype(np.uint8)
 

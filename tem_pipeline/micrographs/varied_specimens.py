@@ -44,8 +44,9 @@ class VariedMicrograph:
     """A micrograph with the class of every pixel.
 
     image : (size, size) uint8 or uint16, as a camera or an operator would have saved it
-    class_map : (size, size) uint8, 0 background, 1 shell, 2 core, or `AMBIGUOUS`. Among cores without shells
-        those that nobody could see are background; those that are hard to see and thin rims are ambiguous.
+    class_map : (size, size) uint8, 0 background, 1 shell, 2 core, or `AMBIGUOUS`. Of bare and supported
+        particles those that nobody could see are background; those that are hard to see and thin rims are
+        ambiguous.
     mode : bright_field or haadf
     kind : a key of `KINDS`
     """

@@ -1,7 +1,7 @@
 """Trains the general model that the project ships: `make pretrained`.
 
 It sees nothing but simulated micrographs (`micrographs.varied_specimens`). `Recipe` and the simulator's code
-decide all: the same images, the same batches. A run that is cut short goes on from its last hundred steps
+decide images and batches; where the processor computes in bfloat16, so does the training. A run that is cut short goes on from its last hundred steps
 when it is started again.
 """
 

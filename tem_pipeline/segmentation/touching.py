@@ -163,18 +163,20 @@ def _region(labels: np.ndarray, number: int, box: tuple[slice, slice]) -> _Regio
 def _sheets(boxes: list[tuple[slice, slice] | None], convex: np.ndarray) -> Iterator[list[int]]:
     """Yield numbers of the particles to look at, as many at a time as a sheet of usual size holds."""
     numbers: list[int] = []
-    pixels = 0
+    tallest = widest = pixels = 0
     for number, box in enumerate(boxes, start=1):
         if box is None or convex[number]:
             continue
-        size = math.prod(part.stop - part.start for part in box)
-        if size > _LARGEST_BOX:
+        height, width = (part.stop - part.start for part in box)
+        if height * width > _LARGEST_BOX:
             continue
-        if numbers and pixels + size > _SHEET_PX:
+        # An upright bar and a level one have few pixels, and a sheet that holds both has many.
+        sheet_px = max(tallest, height) * max(widest, width, math.isqrt(pixels + height * width))
+        if numbers and (pixels + height * width > _SHEET_PX or sheet_px > 2 * _SHEET_PX):
             yield numbers
-            numbers, pixels = [], 0
+            numbers, tallest, widest, pixels = [], 0, 0, 0
         numbers.append(number)
-        pixels += size
+        tallest, widest, pixels = max(tallest, height), max(widest, width), pixels + height * width
     if numbers:
         yield numbers
 
@@ -194,7 +196,7 @@ def _laid_out(drawn: list[np.ndarray]) -> tuple[np.ndarray, list[tuple[slice, sl
             top, left = bottom, 0
         places[index] = slice(top, top + height), slice(left, left + wide)
         left, bottom = left + wide, max(bottom, top + height)
-    sheet = np.zeros((bottom, width), bool)
+    sheet = np.zeros((bottom, max(columns.stop for _, columns in places)), bool)
     for place, region in zip(places, drawn, strict=True):
         sheet[place] = region
     return sheet, places

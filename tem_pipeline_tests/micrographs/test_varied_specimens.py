@@ -9,6 +9,7 @@ from tem_pipeline.micrographs.varied_specimens import (
     AMBIGUOUS,
     KINDS,
     SEEN,
+    UNSEEN,
     VariedMicrograph,
     simulate_varied_micrograph,
 )
@@ -50,6 +51,25 @@ def test_cores_are_darker_than_their_surroundings_once_standardised(drawn: list[
             darker.append(image[cores].mean() < image[around].mean())
     assert len(darker) > 50
     assert np.mean(darker) > 0.95
+
+
+def test_bare_particles_that_are_hard_to_see_are_ambiguous_and_those_that_nobody_sees_background(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def drawn(visibility: float) -> np.ndarray:
+        monkeypatch.setattr(
+            varied_specimens,
+            "_visibility",
+            lambda image, cores: np.where(np.arange(5000), visibility, np.inf),
+        )
+        monkeypatch.setattr(varied_specimens, "EDGE", 0.0)
+        rng = np.random.default_rng(3)
+        return varied_specimens._specimen_image(rng, 128, "bare", (12.0, 12.0))[1]
+
+    seen, hard, unseen = drawn(2 * SEEN), drawn((SEEN + UNSEEN) / 2), drawn(UNSEEN / 2)
+    assert set(np.unique(seen)) == {0, 2}
+    assert np.array_equal(hard == AMBIGUOUS, seen == 2)
+    assert not unseen.any()
 
 
 def test_visibility_is_contrast_over_noise_and_relief_of_a_particles_own_size():

@@ -250,6 +250,27 @@ def test_all_regions_at_once_are_cut_as_each_of_them_alone(monkeypatch, sheet_px
     assert cut > 100
 
 
+def test_a_sheet_is_no_larger_for_long_regions_that_lie_across_each_other(monkeypatch):
+    sizes = []
+    lay_out = touching._laid_out
+
+    def spy(drawn: list[np.ndarray]) -> tuple:
+        sheet, places = lay_out(drawn)
+        sizes.append(sheet.size)
+        return sheet, places
+
+    monkeypatch.setattr(touching, "_laid_out", spy)
+    notched = np.arange(1400) % 9 > 1
+    labels = np.zeros((1500, 1500), np.int32)
+    labels[5:1405, 20:32], labels[1450:1462, 5:1405] = 1, 2
+    labels[5:1405, 20][~notched] = labels[1450, 5:1405][~notched] = 0
+    found, split = split_touching(labels)
+    assert np.array_equal(found, labels)
+    assert len(split) == 0
+    assert sizes
+    assert max(sizes) < 1.3 * 1400 * 12
+
+
 @pytest.mark.parametrize("strip_px", [2**20, 500])
 def test_all_particles_at_once_are_found_convex_as_lines_through_each_of_them_say(monkeypatch, strip_px):
     monkeypatch.setattr(touching, "_STRIP_PX", strip_px)
