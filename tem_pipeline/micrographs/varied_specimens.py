@@ -35,6 +35,8 @@ UNSEEN, SEEN = 0.6, 1.3
 """Contrast over noise and relief of its size, below which nobody sees a particle and from which on all do."""
 EDGE = 0.5
 """Share of its greatest thickness from which on a bare particle is seen: pictures end at half contrast."""
+HIDDEN = 254
+"""In a class map: core, and nobody could see it."""
 AMBIGUOUS = 255
 """In a class map: background to one person and core to another. To be left out of a loss."""
 
@@ -44,9 +46,8 @@ class VariedMicrograph:
     """A micrograph with the class of every pixel.
 
     image : (size, size) uint8 or uint16, as a camera or an operator would have saved it
-    class_map : (size, size) uint8, 0 background, 1 shell, 2 core, or `AMBIGUOUS`. Of bare and supported
-        particles those that nobody could see are background; those that are hard to see and thin rims are
-        ambiguous.
+    class_map : (size, size) uint8, 0 background, 1 shell, 2 core, `HIDDEN` or `AMBIGUOUS`: of bare
+        and supported particles those that nobody could see, and those that are hard to see and thin rims.
     mode : bright_field or haadf
     kind : a key of `KINDS`
     """
@@ -140,7 +141,7 @@ def _specimen_image(
     if bare:
         visibility = _visibility(image.astype(np.float32), cores)[cores]
         class_map[drawn.rims[inner] | (visibility < SEEN)] = AMBIGUOUS
-        class_map[visibility < UNSEEN] = 0
+        class_map[visibility < UNSEEN] = HIDDEN
     return image, class_map, mode
 
 

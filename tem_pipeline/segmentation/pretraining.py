@@ -9,6 +9,7 @@ import hashlib
 import json
 import multiprocessing
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import pandas as pd
 from tem_pipeline import progress
 from tem_pipeline.annotation.datasets import SHELL_CLASSES, AnnotatedImage
 from tem_pipeline.micrographs.intensity import standardise
-from tem_pipeline.micrographs.varied_specimens import AMBIGUOUS, simulate_varied_micrograph
+from tem_pipeline.micrographs.varied_specimens import AMBIGUOUS, HIDDEN, simulate_varied_micrograph
 from tem_pipeline.segmentation.evaluation import (
     choose_threshold,
     diameter_uncertainty,
@@ -52,7 +53,9 @@ class Recipe:
     """All that decides what the pretrained model is.
 
     `images` simulated micrographs of `image_px` give crops of `crop_px`; from `validation_images` others come
-    the threshold of core and the scores on the card.
+    the threshold of core and the scores on the card. For `steps` particles that nobody could see are
+    background, and the network learns what grain and noise look like; for `closing_steps` they are left out
+    of the loss, so that it isn't kept from seeing faint ones.
     """
 
     version: str = "4"
@@ -65,6 +68,8 @@ class Recipe:
     steps: int = 6500
     epoch_steps: int = 100
     learning_rate: float = 2e-3
+    closing_steps: int = 1500
+    closing_rate: float = 5e-4
     seed: int = 2026
 
 
@@ -99,37 +104,21 @@ def pretrain(out: Path, work: Path, recipe: Recipe, threads: int = 0) -> None:
             # Batches of many kinds of specimen differ more than those of one set: average over more of them.
             layer.momentum = 0.99
 
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, recipe.steps, warmup_target=recipe.learning_rate, warmup_steps=min(200, recipe.steps // 10)
-    )
-    optimizer = keras.optimizers.Adam(schedule, global_clipnorm=1.0)
-    model.compile(optimizer=optimizer, loss=_loss, jit_compile=False)  # type: ignore[arg-type]
-    batches = _batches(images, class_maps, recipe)
-    epochs = -(-recipe.steps // recipe.epoch_steps)
+    stages = [(recipe.steps, recipe.learning_rate, 0), (recipe.closing_steps, recipe.closing_rate, AMBIGUOUS)]
     with progress.bar("pretraining") as advance:
+        for stage, (steps, rate, hidden) in enumerate(stages):
 
-        def begin(epoch: int, logs: dict[str, float] | None = None) -> None:
-            batches.epoch = epoch
+            def tell(share: float, remark: str, stage: int = stage) -> None:
+                before, all_steps = sum(s for s, *_ in stages[:stage]), sum(s for s, *_ in stages)
+                advance((before + share * stages[stage][0]) / all_steps, remark)
 
-        def end(epoch: int, logs: dict[str, float] | None = None) -> None:
-            advance((epoch + 1) / epochs, f"loss {(logs or {})['loss']:.4f}")
-            with (folder / "history.csv").open("a", encoding="utf-8") as file:
-                file.write(f"{epoch + 1},{(logs or {})['loss']:.5f}\n")
-
-        model.fit(
-            batches,
-            epochs=epochs,
-            callbacks=[
-                keras.callbacks.BackupAndRestore(str(folder / "state"), delete_checkpoint=False),
-                keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end),
-            ],
-            verbose=0,  # type: ignore[arg-type]
-        )
+            batches = _batches(images, class_maps, recipe, stage, hidden)
+            _fit(model, batches, steps, rate, folder / f"stage_{stage + 1}", tell)
     finished = ds_unet(recipe.base_width, len(SHELL_CLASSES))
     # As exported: 16 bits of each weight, by which a repository's copy is about half as large.
     finished.set_weights([weight.astype(np.float16).astype(np.float32) for weight in model.get_weights()])
     card = export_model(
-        TrainedNetwork(finished, pd.DataFrame(), epochs, 0.0),
+        TrainedNetwork(finished, pd.DataFrame(), 0, 0.0),
         out,
         name=NAME,
         version=recipe.version,
@@ -145,6 +134,39 @@ def pretrain(out: Path, work: Path, recipe: Recipe, threads: int = 0) -> None:
     )
     _halve(out / card.weights / "model.xml")
     write_card(out, judged(out, recipe, threads))
+
+
+def _fit(
+    model: Any, batches: Any, steps: int, rate: float, folder: Path, tell: Callable[[float, str], None]
+) -> None:
+    """Train for some steps, in epochs as long as the batches; go on from what the folder holds."""
+    import keras
+
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, steps, warmup_target=rate, warmup_steps=min(200, steps // 10)
+    )
+    optimizer = keras.optimizers.Adam(schedule, global_clipnorm=1.0)
+    model.compile(optimizer=optimizer, loss=_loss, jit_compile=False)
+    epochs = -(-steps // len(batches))
+
+    def begin(epoch: int, logs: dict[str, float] | None = None) -> None:
+        batches.epoch = epoch
+
+    def end(epoch: int, logs: dict[str, float] | None = None) -> None:
+        tell((epoch + 1) / epochs, f"loss {(logs or {})['loss']:.4f}")
+        with (folder / "history.csv").open("a", encoding="utf-8") as file:
+            file.write(f"{epoch + 1},{(logs or {})['loss']:.5f}\n")
+
+    folder.mkdir(exist_ok=True)
+    model.fit(
+        batches,
+        epochs=epochs,
+        callbacks=[
+            keras.callbacks.BackupAndRestore(str(folder / "state"), delete_checkpoint=False),
+            keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end),
+        ],
+        verbose=0,
+    )
 
 
 def _loss(y_true: Any, y_pred: Any) -> Any:
@@ -237,7 +259,7 @@ def validation_images(recipe: Recipe) -> list[AnnotatedImage]:
     images = []
     for index in range(recipe.validation_images):
         image, class_map = _draw(recipe, 1, index)
-        class_map[class_map == AMBIGUOUS] = 0
+        class_map[class_map >= HIDDEN] = 0
         digest = hashlib.sha256(image.tobytes()).hexdigest()
         name = f"varied_{index:03d}"
         images.append(
@@ -246,8 +268,11 @@ def validation_images(recipe: Recipe) -> list[AnnotatedImage]:
     return images
 
 
-def _batches(images: np.ndarray, class_maps: np.ndarray, recipe: Recipe) -> Any:
-    """Give Keras batches of crops; each is decided by the seed and its own number."""
+def _batches(images: np.ndarray, class_maps: np.ndarray, recipe: Recipe, stage: int, hidden: int) -> Any:
+    """Give Keras batches of crops; each is decided by the seed, the stage and its own number.
+
+    Particles that nobody could see are given the class `hidden`.
+    """
     import keras
 
     class Batches(keras.utils.PyDataset):
@@ -257,10 +282,11 @@ def _batches(images: np.ndarray, class_maps: np.ndarray, recipe: Recipe) -> Any:
             return recipe.epoch_steps
 
         def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-            rng = np.random.default_rng((recipe.seed, 2, self.epoch, index))
+            rng = np.random.default_rng((recipe.seed, 2 + stage, self.epoch, index))
             crops = [crop(rng, images, class_maps, recipe.crop_px) for _ in range(recipe.batch)]
-            x, y = zip(*crops, strict=True)
-            return np.stack(x)[..., np.newaxis], np.stack(y)
+            x, y = (np.stack(each) for each in zip(*crops, strict=True))
+            y[y == HIDDEN] = hidden
+            return x[..., np.newaxis], y
 
     return Batches()
 

@@ -20,6 +20,7 @@ TINY = Recipe(
     crop_px=64,
     batch=2,
     steps=12,
+    closing_steps=4,
     epoch_steps=4,
 )
 
@@ -52,14 +53,15 @@ def test_a_recipe_cut_short_goes_on_to_the_same_model(tmp_path: Path, monkeypatc
     assert not (tmp_path / "resumed" / "model.json").exists()
     pretrain(tmp_path / "resumed", tmp_path / "work2", TINY, threads=1)
     histories = [
-        np.loadtxt(next((tmp_path / name).glob("*/history.csv")), delimiter=",") for name in ("work", "work2")
+        np.loadtxt(next((tmp_path / name).glob("*/stage_1/history.csv")), delimiter=",")
+        for name in ("work", "work2")
     ]
     assert histories[1][:, 0].tolist() == [1, 2, 3]
     # Sums of many threads differ in their last digits, and the first steps of a training enlarge that.
     assert np.allclose(histories[0][:, 1], histories[1][:, 1], rtol=0.01)
     whole, resumed = (load_model(tmp_path / name, 1, "f32") for name in ("whole", "resumed"))
     image = validation_images(TINY)[0].image
-    assert np.allclose(whole.predict_tile(image), resumed.predict_tile(image), atol=0.03)
+    assert np.abs(whole.predict_tile(image) - resumed.predict_tile(image)).mean() < 0.02
     card = read_card(tmp_path / "whole")
     assert card.classes == ("background", "shell", "core")
     assert 0 <= card.validation_scores["dice"] <= 1
