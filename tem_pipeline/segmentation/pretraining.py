@@ -94,16 +94,7 @@ def pretrain(out: Path, work: Path, recipe: Recipe, threads: int = 0) -> None:
     import keras
 
     keras.utils.set_random_seed(recipe.seed)
-    if _computes_bf16():
-        # A step takes 0.7 of the time; weights, normalisation and loss stay in 32 bits.
-        keras.config.set_dtype_policy("mixed_bfloat16")
-    model = with_fused_normalisation(ds_unet(recipe.base_width, len(SHELL_CLASSES)))
-    keras.config.set_dtype_policy("float32")
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            # Batches of many kinds of specimen differ more than those of one set: average over more of them.
-            layer.momentum = 0.99
-
+    weights: list[np.ndarray] = []
     stages = [(recipe.steps, recipe.learning_rate, 0), (recipe.closing_steps, recipe.closing_rate, AMBIGUOUS)]
     with progress.bar("pretraining") as advance:
         for stage, (steps, rate, hidden) in enumerate(stages):
@@ -112,11 +103,16 @@ def pretrain(out: Path, work: Path, recipe: Recipe, threads: int = 0) -> None:
                 before, all_steps = sum(s for s, *_ in stages[:stage]), sum(s for s, *_ in stages)
                 advance((before + share * stages[stage][0]) / all_steps, remark)
 
+            # A model of its own: one that went on with a stage would believe that the next is over.
+            model = _network(recipe)
+            if weights:
+                model.set_weights(weights)
             batches = _batches(images, class_maps, recipe, stage, hidden)
             _fit(model, batches, steps, rate, folder / f"stage_{stage + 1}", tell)
+            weights = model.get_weights()
     finished = ds_unet(recipe.base_width, len(SHELL_CLASSES))
     # As exported: 16 bits of each weight, by which a repository's copy is about half as large.
-    finished.set_weights([weight.astype(np.float16).astype(np.float32) for weight in model.get_weights()])
+    finished.set_weights([weight.astype(np.float16).astype(np.float32) for weight in weights])
     card = export_model(
         TrainedNetwork(finished, pd.DataFrame(), 0, 0.0),
         out,
@@ -134,6 +130,21 @@ def pretrain(out: Path, work: Path, recipe: Recipe, threads: int = 0) -> None:
     )
     _halve(out / card.weights / "model.xml")
     write_card(out, judged(out, recipe, threads))
+
+
+def _network(recipe: Recipe) -> Any:
+    import keras
+
+    if _computes_bf16():
+        # A step takes 0.7 of the time; weights, normalisation and loss stay in 32 bits.
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    model = with_fused_normalisation(ds_unet(recipe.base_width, len(SHELL_CLASSES)))
+    keras.config.set_dtype_policy("float32")
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # Batches of many kinds of specimen differ more than those of one set: average over more of them.
+            layer.momentum = 0.99
+    return model
 
 
 def _fit(
