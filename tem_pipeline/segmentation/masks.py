@@ -234,6 +234,11 @@ def predict_session_masks(
     DataFrame
         One row an image, as `MASK_SCHEMA` says.
     """
+    # Before there are threads: two that import at the same time may meet a module that is half loaded.
+    import skimage.morphology
+    import skimage.segmentation
+    import skimage.transform  # noqa: F401
+
     ended = Event()
 
     def predict_tile(tile: np.ndarray) -> np.ndarray:

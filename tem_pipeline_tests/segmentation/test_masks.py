@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -203,6 +205,22 @@ def test_images_of_a_session_come_in_order_however_many_are_in_flight(
     assert told == list("0123456")
     monkeypatch.setattr("tem_pipeline.images_in_flight.LARGEST_IN_FLIGHT_PX", 1)
     pd.testing.assert_frame_equal(run(), masks)
+
+
+def test_what_threads_need_is_loaded_before_they_start():
+    program = (
+        "import sys, pandas as pd; from pathlib import Path;"
+        "from tem_pipeline.segmentation import masks; from tem_pipeline.settings import Settings;"
+        "from tem_pipeline.segmentation.inference import SegmentationModel;"
+        "loaded = [];"
+        "masks.in_order = lambda *_: loaded.extend(sys.modules) or [];"
+        "manifest = pd.DataFrame({'status': ['ok'], 'height_px': [9], 'width_px': [9]});"
+        "model = SegmentationModel(None, None);"
+        "masks.predict_session_masks(manifest, Path(), Path(), model, Settings());"
+        "print({'skimage.morphology', 'skimage.segmentation', 'skimage.transform'} - set(loaded))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize("error", [UserError("full disk"), KeyboardInterrupt()])
