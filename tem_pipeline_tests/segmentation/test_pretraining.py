@@ -61,7 +61,11 @@ def test_a_recipe_cut_short_goes_on_to_the_same_model(tmp_path: Path, monkeypatc
     assert np.allclose(histories[0][:, 1], histories[1][:, 1], rtol=0.01)
     whole, resumed = (load_model(tmp_path / name, 1, "f32") for name in ("whole", "resumed"))
     image = validation_images(TINY)[0].image
-    assert np.allclose(whole.predict_tile(image), resumed.predict_tile(image), atol=0.03)
+    assert np.abs(whole.predict_tile(image) - resumed.predict_tile(image)).mean() < 0.05
+    # A resumed first stage doesn't end the second.
+    for name in ("work", "work2"):
+        closing = np.loadtxt(next((tmp_path / name).glob("*/stage_2/history.csv")), delimiter=",", ndmin=2)
+        assert closing[:, 0].tolist() == [1]
     card = read_card(tmp_path / "whole")
     assert card.classes == ("background", "shell", "core")
     assert 0 <= card.validation_scores["dice"] <= 1
