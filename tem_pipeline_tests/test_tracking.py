@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +123,23 @@ def test_tiles_predicted_two_at_a_time_are_those_predicted_one_by_one(versions, 
     assert all(
         np.array_equal(found, one.predict_tile(tile)) for found, tile in zip(together, tiles, strict=True)
     )
+
+
+def test_two_threads_that_are_the_first_to_predict_do_not_wait_for_each_other(versions, store):
+    folder = tracking.fetch_version(store, versions[0])
+    program = (
+        "import sys, numpy as np; from pathlib import Path;"
+        "from concurrent.futures import ThreadPoolExecutor;"
+        "from tem_pipeline.segmentation.inference import load_model;"
+        f"model = load_model(Path({str(folder)!r}), 2, tiles_at_a_time=2);"
+        "sys.setswitchinterval(1e-6);"
+        "pool = ThreadPoolExecutor(2);"
+        "print(len(list(pool.map(model.predict_tile, [np.zeros((64, 64), np.float32)] * 6))))"
+    )
+    for _ in range(8):  # without what load_model does about it, one in eight hung
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout.strip() == "6"
 
 
 def test_a_promotion_moves_the_alias_and_the_folder_together(versions, store, layout):

@@ -173,7 +173,7 @@ def _population(rng: np.random.Generator, kind: str, mean_nm: float) -> Populati
 
 
 @dataclass(frozen=True)
-class Drawn:
+class _Drawn:
     """Particles on a canvas, all arrays (canvas, canvas).
 
     core_nm, shell_nm : thickness of metal and of silica
@@ -191,7 +191,7 @@ class Drawn:
 
 def _draw(
     rng: np.random.Generator, placement: Placement, canvas: int, pixel_size_nm: float, flat: bool
-) -> Drawn:
+) -> _Drawn:
     """Draw the particles; `flat`: few of the cores are spheres, whose rims fade."""
     core_nm = np.zeros((canvas, canvas), np.float32)
     shell_nm = np.zeros_like(core_nm)
@@ -233,7 +233,7 @@ def _draw(
         rims[box][inside] = (relief < EDGE)[inside] & ((class_map[box] != 2) | rims[box])[inside]
         class_map[box][inside] = 2
         numbers[box][inside] = number
-    return Drawn(core_nm, shell_nm, class_map, numbers, rims)
+    return _Drawn(core_nm, shell_nm, class_map, numbers, rims)
 
 
 def _visibility(image: np.ndarray, cores: np.ndarray) -> np.ndarray:

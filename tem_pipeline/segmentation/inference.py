@@ -139,6 +139,13 @@ def read_card(folder: AnyPath) -> ModelCard:
     return replace(card, **lists)
 
 
+def computes_bf16() -> bool:
+    """Tell whether this processor computes in bfloat16."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def load_model(
     folder: AnyPath, threads: int = 0, precision: str = "auto", tiles_at_a_time: int = 1
 ) -> SegmentationModel:
@@ -166,7 +173,7 @@ def load_model(
     xml = folder / card.weights / "model.xml"
     core = openvino.Core()
     if precision == "auto":
-        precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+        precision = "bf16" if computes_bf16() else "f32"
     options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if threads:
         options["INFERENCE_NUM_THREADS"] = str(threads)
@@ -189,6 +196,10 @@ def load_model(
         finally:
             free.put(request)
 
+    if tiles_at_a_time > 1:
+        # OpenVINO's binding sets up what its threads share when it is first used: two that do so at the same
+        # time wait for each other for ever, one with Python's lock and one with the binding's.
+        predict_tile(np.zeros((NETWORK_STRIDE_PX, NETWORK_STRIDE_PX), np.float32))
     return SegmentationModel(card, predict_tile)
 
 

@@ -184,7 +184,7 @@ def _sheets(boxes: list[tuple[slice, slice] | None], convex: np.ndarray) -> Iter
 def _laid_out(drawn: list[np.ndarray]) -> tuple[np.ndarray, list[tuple[slice, slice]]]:
     """Lay regions side by side on a sheet, and say where each lies.
 
-    Filters and floodings of a sheet give what they give of each region alone, at a fraction of the calls.
+    Filters and distance maps of a sheet are those of each region alone, at a fraction of the calls.
     """
     widest = max(region.shape[1] for region in drawn)
     width = max(widest, math.isqrt(sum(region.size for region in drawn)))

@@ -10,7 +10,7 @@ import numpy as np
 from tem_pipeline.annotation.datasets import CORE_CLASSES
 from tem_pipeline.micrographs.intensity import standardise
 from tem_pipeline.micrographs.simulation import simulate_micrograph, write_micrograph
-from tem_pipeline.segmentation.inference import load_model, predict_classes, predict_strips
+from tem_pipeline.segmentation.inference import computes_bf16, load_model, predict_classes, predict_strips
 from tem_pipeline.segmentation.networks import unet
 from tem_pipeline.segmentation.training import (
     Profile,
@@ -186,9 +186,5 @@ def micrograph(side_px: int) -> np.ndarray:
     return standardise(drawn.image, drawn.mode)
 
 
-@cache
 def precision() -> str:
-    import openvino
-
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return "bf16" if "BF16" in capabilities else "f32"
+    return "bf16" if computes_bf16() else "f32"
