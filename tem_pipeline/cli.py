@@ -5,8 +5,9 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -63,6 +64,17 @@ def main() -> None:
 def fail(reason: object) -> None:
     """Write one line on stderr."""
     print("tem-pipeline: " + " ".join(str(reason).split()), file=sys.stderr)
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Look for no garbage while modules are loaded, nor later in what they are."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _each(items: list[Any], work: Callable[[Any], None]) -> None:
@@ -215,21 +227,22 @@ def segment(
     ] = None,
 ) -> None:
     """Segment and measure images outside any session."""
-    from tem_pipeline.segmentation.inference import load_model
-
-    # Memory goes back with the process: to look for garbage in it at the end took a tenth of a file's time.
-    atexit.register(gc.freeze)
     if minimum_diameter_nm is not None and not minimum_diameter_nm > 0:
         raise typer.BadParameter("must be over 0", param_hint="--minimum-diameter-nm")
     chosen = {"test_time_flips": flips, "minimum_diameter_nm": minimum_diameter_nm}
     settings = load_settings().model_copy(update={k: v for k, v in chosen.items() if v is not None})
-    folder = _model_folder(model, settings)
-    with ThreadPoolExecutor(1) as beside:
-        # OpenVINO and the model are loaded while this thread imports the rest.
-        loading = beside.submit(load_model, folder, settings.threads, settings.precision)
-        from tem_pipeline.reports.segmented_images import segment_files
+    # Memory goes back with the process: to look for garbage in it at the end took a tenth of a file's time.
+    atexit.register(gc.freeze)
+    with _no_garbage():
+        from tem_pipeline.segmentation.inference import load_model
 
-        loaded = loading.result()
+        folder = _model_folder(model, settings)
+        with ThreadPoolExecutor(1) as beside:
+            # OpenVINO and the model are loaded while this thread imports the rest.
+            loading = beside.submit(load_model, folder, settings.threads, settings.precision)
+            from tem_pipeline.reports.segmented_images import segment_files
+
+            loaded = loading.result()
     failures = segment_files(inputs, out, loaded, settings, pixel_size_nm, mode)
     for failure in failures:
         fail(failure)

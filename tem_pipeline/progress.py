@@ -7,13 +7,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+if TYPE_CHECKING:  # where there is no terminal nothing is drawn
+    from rich.console import Console
 
 _stderr: TextIO | None = None
-_terminal: Console | None = None
+_terminal: "Console | None" = None
 _said: set[str] = set()
 
 
@@ -25,7 +25,10 @@ def open_terminal() -> None:
     global _stderr, _terminal
     if _stderr is None:
         _stderr = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
-        _terminal = Console(file=_stderr) if sys.stderr.isatty() else None
+        if sys.stderr.isatty():
+            from rich.console import Console
+
+            _terminal = Console(file=_stderr)
 
 
 def say(remark: str) -> None:
@@ -52,6 +55,8 @@ def bar(description: str) -> Iterator[Callable[[float, str], None]]:
     if _terminal is None:
         yield lambda share, remark="": None
         return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tifffile
@@ -23,6 +23,9 @@ from upath import UPath
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.settings import Settings, resolve_root
+
+if TYPE_CHECKING:  # a fifth of a second, and every command loads this module
+    import pandas as pd
 
 SESSION_KEY = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 TABLE_FILE = "part-0.parquet"
@@ -191,15 +194,15 @@ def write_bytes(target: AnyPath, content: bytes) -> None:
         part.write_bytes(content)
 
 
-def write_table(target: AnyPath, table: pa.Table | pd.DataFrame) -> None:
+def write_table(target: AnyPath, table: "pa.Table | pd.DataFrame") -> None:
     """Write a Parquet file in one step."""
-    if isinstance(table, pd.DataFrame):
+    if not isinstance(table, pa.Table):
         table = pa.Table.from_pandas(table, preserve_index=False)
     with atomic_path(target) as part:
         pq.write_table(table, part, compression="zstd")
 
 
-def read_table(source: AnyPath, columns: list[str] | None = None) -> pd.DataFrame:
+def read_table(source: AnyPath, columns: list[str] | None = None) -> "pd.DataFrame":
     """Read one Parquet file, without taking columns from the names of its folders.
 
     Raises

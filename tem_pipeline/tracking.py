@@ -12,18 +12,21 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 from upath import UPath
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.segmentation.inference import ModelCard, holds_model, read_card, write_card
-from tem_pipeline.segmentation.training import REGISTERED_MODEL, TrainedNetwork, export_model
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import AnyPath, Layout, atomic_path
 
+if TYPE_CHECKING:  # finding a model must not wait for what training it needs
+    from tem_pipeline.segmentation.training import TrainedNetwork
+
 EXPERIMENT = "tem_segmentation"
+REGISTERED_MODEL = "tem_segmentation"
 CHAMPION = "champion"
 INFERENCE_ARTIFACT = "inference"
 NO_CHAMPION_YET = "there is no champion yet: the pretrained model is used; train one on your own images"
@@ -141,7 +144,7 @@ def _create_experiment(client: Any, store: ModelStore) -> str:
 
 def log_training(
     store: ModelStore,
-    train: Callable[[Callable[[int, dict[str, float]], None]], TrainedNetwork],
+    train: "Callable[[Callable[[int, dict[str, float]], None]], TrainedNetwork]",
     *,
     parameters: dict[str, Any],
     card: dict[str, Any],
@@ -175,6 +178,8 @@ def log_training(
         Of the registered version; its folder is `staging`.
     """
     import mlflow
+
+    from tem_pipeline.segmentation.training import export_model
 
     with (
         _client(store) as client,

@@ -142,6 +142,15 @@ def test_segmenting_a_file_loads_nothing_that_it_does_without(tmp_path: Path):
     assert pq.read_metadata(tmp_path / "out/particle_table.parquet").num_rows > 0
 
 
+def test_a_model_is_found_before_what_tables_bars_and_training_need_is_loaded():
+    program = (
+        "import sys, tem_pipeline.cli, tem_pipeline.tracking;"
+        "print({'pandas', 'rich', 'tem_pipeline.segmentation.training'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_help_is_the_same_from_the_installed_command():
     command = [str(Path(sys.executable).parent / "tem-pipeline"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, check=True)

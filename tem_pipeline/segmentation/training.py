@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import keras
 
 NETWORKS = {"ds_unet": ds_unet, "unet": unet}
-REGISTERED_MODEL = "tem_segmentation"
 
 
 @dataclass(frozen=True)
