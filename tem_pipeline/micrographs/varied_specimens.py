@@ -59,7 +59,7 @@ class VariedMicrograph:
 
 
 def simulate_varied_micrograph(
-    rng: np.random.Generator, size: int = 384, diameters_px: Range | None = None
+    rng: np.random.Generator, size: int = 384, diameters_px: Range | None = None, uneven: bool = False
 ) -> VariedMicrograph:
     """Draw a specimen and a microscope at random, and image the one with the other.
 
@@ -71,6 +71,9 @@ def simulate_varied_micrograph(
     diameters_px : (float, float), optional
         Mean diameters of the cores are drawn between these, evenly in their logarithm; by default from 6 to
         130, on supports to 45, and in sessions from 8 to 60.
+    uneven : bool
+        Bare and supported particles: faint ones beside strong ones, of very different thickness, and more
+        noise.
 
     Returns
     -------
@@ -81,7 +84,8 @@ def simulate_varied_micrograph(
         image, class_map, mode = _session_image(rng, size, diameters_px or (8, 60))
     else:
         widest = 45 if kind == "supported" else LARGEST_PX
-        image, class_map, mode = _specimen_image(rng, size, kind, diameters_px or (SMALLEST_PX, widest))
+        drawn_px = diameters_px or (SMALLEST_PX, widest)
+        image, class_map, mode = _specimen_image(rng, size, kind, drawn_px, uneven)
     image = _operator(rng, image.astype(np.float32))
     image, class_map = _distractors(rng, image, class_map)
     if rng.random() < 0.5:
@@ -118,9 +122,10 @@ def _session_image(
 
 
 def _specimen_image(
-    rng: np.random.Generator, size: int, kind: str, diameters_px: Range
+    rng: np.random.Generator, size: int, kind: str, diameters_px: Range, uneven: bool
 ) -> tuple[np.ndarray, np.ndarray, Mode]:
-    supported = kind == "supported"
+    supported, bare = kind == "supported", kind != "core_shell"
+    uneven = uneven and bare
     mode: Mode = "bright_field" if rng.random() < (0.35 if supported else 0.55) else "haadf"
     diameter_px = _log_uniform(rng, *diameters_px)
     mean_nm = _log_uniform(rng, 1.5, 10)
@@ -129,13 +134,13 @@ def _specimen_image(
     margin = 24
     canvas = size + 2 * margin
     field_nm = canvas * pixel_size_nm
-    placement = place_particles(rng, (field_nm, field_nm), _population(rng, kind, mean_nm))
+    placement = place_particles(rng, (field_nm, field_nm), _population(rng, kind, mean_nm, uneven))
     support = _support(rng, canvas, diameter_px) if supported else None
     if support is not None:
         placement = _on_support(rng, placement, support, pixel_size_nm)
-    bare = kind != "core_shell"
-    drawn = _draw(rng, placement, canvas, pixel_size_nm, bare)
-    image = _image(rng, drawn.core_nm, drawn.shell_nm, support, mean_nm, pixel_size_nm, mode, margin)
+    thinnest = _log_uniform(rng, 0.05, 0.6) if uneven else 1.0
+    drawn = _draw(rng, placement, canvas, pixel_size_nm, bare, thinnest)
+    image = _image(rng, drawn.core_nm, drawn.shell_nm, support, mean_nm, pixel_size_nm, mode, margin, uneven)
     inner = slice(margin, -margin), slice(margin, -margin)
     class_map, cores = drawn.class_map[inner], drawn.cores[inner]
     if bare:
@@ -145,7 +150,7 @@ def _specimen_image(
     return image, class_map, mode
 
 
-def _population(rng: np.random.Generator, kind: str, mean_nm: float) -> Population:
+def _population(rng: np.random.Generator, kind: str, mean_nm: float, uneven: bool) -> Population:
     coated = kind == "core_shell"
     several = rng.random() < 0.4
     # Sintered catalysts have large particles beside small ones.
@@ -160,7 +165,7 @@ def _population(rng: np.random.Generator, kind: str, mean_nm: float) -> Populati
         shell_sd_nm=mean_nm * rng.uniform(0, 0.2) if coated else 0.0,
         bare_fraction=rng.uniform(0, 0.4) if coated and rng.random() < 0.3 else 0.0,
         off_centre=rng.uniform(0, 0.8),
-        coverage=(0.02, 0.15) if kind == "supported" else (0.05, rng.uniform(0.1, 0.6)),
+        coverage=(0.02, 0.25 if uneven else 0.15) if kind == "supported" else (0.05, rng.uniform(0.1, 0.6)),
         shell_overlap=rng.uniform(0, 0.8),
         core_gap_nm=None if rng.random() < 0.35 else mean_nm * rng.uniform(0.05, 0.3),
         touching_fraction=rng.uniform(0, 0.25) if rng.random() < 0.6 else 0.0,
@@ -190,9 +195,18 @@ class _Drawn:
 
 
 def _draw(
-    rng: np.random.Generator, placement: Placement, canvas: int, pixel_size_nm: float, flat: bool
+    rng: np.random.Generator,
+    placement: Placement,
+    canvas: int,
+    pixel_size_nm: float,
+    flat: bool,
+    thinnest: float,
 ) -> _Drawn:
-    """Draw the particles; `flat`: few of the cores are spheres, whose rims fade."""
+    """Draw the particles.
+
+    `flat`: few of the cores are spheres, whose rims fade; `thinnest`: the least thickness of a core against
+    what its diameter makes one expect, drawn evenly in its logarithm.
+    """
     core_nm = np.zeros((canvas, canvas), np.float32)
     shell_nm = np.zeros_like(core_nm)
     class_map = np.zeros((canvas, canvas), np.uint8)
@@ -223,6 +237,8 @@ def _draw(
         inside = radius <= 1
         thickness = np.where(inside, math.sqrt(major_nm * minor_nm) * rng.uniform(0.75, 1.1) * relief, 0)
         thickness *= rng.uniform(*orientation)
+        if thinnest < 1:
+            thickness *= _log_uniform(rng, thinnest, 1)
         if fringes:
             period, turn = rng.uniform(3, 8), rng.uniform(0, math.pi)
             wave = np.cos(2 * math.pi * (x * math.cos(turn) + y * math.sin(turn)) / period)
@@ -410,18 +426,23 @@ def _image(
     pixel_size_nm: float,
     mode: Mode,
     margin: int,
+    uneven: bool,
 ) -> np.ndarray:
-    """Image the specimen so that particles of mean size can be seen, from barely to very well."""
+    """Image the specimen so that particles of mean size can be seen, from barely to very well.
+
+    `uneven`: more noise, and more of the support's own structure.
+    """
     diameter_px = mean_nm / pixel_size_nm
     shell_contrast = _log_uniform(rng, 0.04, 0.35)
     ratio = 0.0
     if support is not None:
         # The support's own structure of the particles' size stays below the particles.
         structure = support - gaussian_filter(support, diameter_px)
-        limit = 1 / (rng.uniform(0.9, 6) * max(float(structure.std()), 1e-3))
+        above = _log_uniform(rng, 0.7, 5) if uneven else rng.uniform(0.9, 6)
+        limit = 1 / (above * max(float(structure.std()), 1e-3))
         ratio = min(_log_uniform(rng, 0.4, 10), limit)
-    # Rose: what is d px wide is seen from a contrast-to-noise ratio of a few over d on.
-    contrast_to_noise = max(_log_uniform(rng, 0.6, 12), rng.uniform(10, 20) / diameter_px)
+    strength = _log_uniform(rng, *((0.2, 8) if uneven else (0.6, 12)))
+    contrast_to_noise = max(strength, rng.uniform(5 if uneven else 10, 20) / diameter_px)
     vacuum = support is not None and rng.random() < 0.6
     film_nm = (0.0, 0.0) if vacuum else (3.0, 10.0)
     # Real rims are the softer the more they are magnified: rough, tilted, not in focus throughout.

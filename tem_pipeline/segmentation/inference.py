@@ -421,10 +421,7 @@ def _probability_levels(
     """Predict an image at another size and mirrored; give (classes, height, width) uint16, 1 as 65,535."""
     shape = tuple(max(1, round(side * scale)) for side in image.shape)
     if shape != image.shape:
-        from skimage.transform import resize
-
-        resized = resize(image, shape, order=1, preserve_range=True, anti_aliasing=scale < 1)
-        image = standardise(resized, "bright_field")
+        image = standardise(resampled(image, shape), "bright_field")
     steps = (1, -1) if flips else (1,)
     mirrorings = [(slice(None, None, y), slice(None, None, x)) for y in steps for x in steps]
     # 65,535 is 4 times 16,383 and 3: what is lost is under 5e-5 of probability.
@@ -442,6 +439,13 @@ def _probability_levels(
             rows += np.rint(np.moveaxis(probability, -1, 0) * share).astype(np.uint16)
     assert levels is not None
     return levels
+
+
+def resampled(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Bring an image to another size; what is shrunk is smoothed first."""
+    from skimage.transform import resize
+
+    return resize(image, shape, order=1, preserve_range=True, anti_aliasing=shape < image.shape)
 
 
 def _strip_of(levels: np.ndarray, shape: tuple[int, ...], top: int, rows: int) -> np.ndarray:
@@ -540,7 +544,7 @@ def segment_micrograph(
     flips: bool = False,
     tile_px: int = 512,
     overlap_px: int = 64,
-    minimum_diameter_px: float = 5.0,
+    minimum_diameter_px: float = 4.0,
     minimum_diameter_nm: float | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Segmentation:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from tem_pipeline.segmentation.evaluation import (
     evaluate_model,
     summarise_evaluation,
 )
-from tem_pipeline.segmentation.inference import ModelCard, computes_bf16, load_model, write_card
+from tem_pipeline.segmentation.inference import ModelCard, computes_bf16, load_model, resampled, write_card
 from tem_pipeline.segmentation.losses import dice_loss
 from tem_pipeline.segmentation.networks import ds_unet
 from tem_pipeline.segmentation.training import (
@@ -46,21 +47,30 @@ LOSS = "cross_entropy+dice"
 # half of them. By area, touching ones being one, typical diameters are up to a third above such means.
 SCALES = (1.0, 0.5)
 DIAMETERS_PX = (18.0, 70.0)
+# Streams of random numbers; closing batches have the one after `BATCHES`.
+TRAINING, VALIDATION, BATCHES, UNEVEN = 0, 1, 2, 10
+# Sizes at which crops are shown in the uneven stage, against the images' own.
+SHOWN_SIZES = (1.0, 1.0, 1.0, 2.0, 2.0, 0.5)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """All that decides what the pretrained model is.
 
-    `images` simulated micrographs of `image_px` give crops of `crop_px`; from `validation_images` others come
-    the threshold of core and the scores on the card. For `steps` particles that nobody could see are
-    background, and the network learns what grain and noise look like; for `closing_steps` they are left out
-    of the loss, so that it isn't kept from seeing faint ones.
+    Simulated micrographs of `image_px` give crops of `crop_px`. For `steps` those of `images` are shown, and
+    particles that nobody could see are background: the network learns what grain and noise look like. From
+    there it is closed twice, and what nobody could see is left out of the loss, so that it isn't kept from
+    seeing what is faint: for `closing_steps` on the same images, and for `uneven_steps` on crops of which
+    half are of `uneven_images`, where faint particles lie beside strong ones, and some are enlarged or
+    shrunk as inference does it, which gives noise a grain of its own. The weights are the mean of both
+    (Wortsman et al. 2022, model soups). From `validation_images` others, half of each kind, come the
+    threshold of core and the scores on the card.
     """
 
-    version: str = "4"
+    version: str = "5"
     base_width: int = 32
     images: int = 4000
+    uneven_images: int = 2400
     image_px: int = 384
     validation_images: int = 120
     crop_px: int = 192
@@ -70,7 +80,27 @@ class Recipe:
     learning_rate: float = 2e-3
     closing_steps: int = 1500
     closing_rate: float = 5e-4
+    uneven_steps: int = 5000
+    uneven_rate: float = 1e-3
     seed: int = 2026
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A training of `steps`; hidden particles are given the class `hidden`."""
+
+    steps: int
+    rate: float
+    hidden: int
+    uneven: bool
+
+
+def _stages(recipe: Recipe) -> list[_Stage]:
+    return [
+        _Stage(recipe.steps, recipe.learning_rate, 0, uneven=False),
+        _Stage(recipe.closing_steps, recipe.closing_rate, AMBIGUOUS, uneven=False),
+        _Stage(recipe.uneven_steps, recipe.uneven_rate, AMBIGUOUS, uneven=True),
+    ]
 
 
 def pretrain(out: Path, work: Path, recipe: Recipe, threads: int = 0) -> None:
@@ -89,30 +119,32 @@ def pretrain(out: Path, work: Path, recipe: Recipe, threads: int = 0) -> None:
     data_sha256 = dataset_sha256(recipe)
     folder = work / data_sha256[:24]
     folder.mkdir(parents=True, exist_ok=True)
-    images, class_maps = _simulated(folder, recipe, threads)
+    sets = [_simulated(folder, recipe, uneven, threads) for uneven in (False, True)]
     prepare_keras(threads)
     import keras
 
     keras.utils.set_random_seed(recipe.seed)
-    weights: list[np.ndarray] = []
-    stages = [(recipe.steps, recipe.learning_rate, 0), (recipe.closing_steps, recipe.closing_rate, AMBIGUOUS)]
+    trained: list[list[np.ndarray]] = []
+    stages = _stages(recipe)
+    all_steps = sum(stage.steps for stage in stages)
     with progress.bar("pretraining") as advance:
-        for stage, (steps, rate, hidden) in enumerate(stages):
+        for number, stage in enumerate(stages):
 
-            def tell(share: float, remark: str, stage: int = stage) -> None:
-                before, all_steps = sum(s for s, *_ in stages[:stage]), sum(s for s, *_ in stages)
-                advance((before + share * stages[stage][0]) / all_steps, remark)
+            def tell(share: float, remark: str, number: int = number) -> None:
+                before = sum(stage.steps for stage in stages[:number])
+                advance((before + share * stages[number].steps) / all_steps, remark)
 
             # A model of its own: one that went on with a stage would believe that the next is over.
             model = _network(recipe)
-            if weights:
-                model.set_weights(weights)
-            batches = _batches(images, class_maps, recipe, stage, hidden)
-            _fit(model, batches, steps, rate, folder / f"stage_{stage + 1}", tell)
-            weights = model.get_weights()
+            if trained:
+                model.set_weights(trained[0])
+            batches = _batches(sets, recipe, stage, closing=number > 0)
+            _fit(model, batches, stage, folder / f"stage_{number + 1}", tell)
+            trained.append(model.get_weights())
     finished = ds_unet(recipe.base_width, len(SHELL_CLASSES))
+    mean = [np.mean(weights, axis=0) for weights in zip(*trained[1:], strict=True)]
     # As exported: 16 bits of each weight, by which a repository's copy is about half as large.
-    finished.set_weights([weight.astype(np.float16).astype(np.float32) for weight in weights])
+    finished.set_weights([weight.astype(np.float16).astype(np.float32) for weight in mean])
     card = export_model(
         TrainedNetwork(finished, pd.DataFrame(), 0, 0.0),
         out,
@@ -147,18 +179,16 @@ def _network(recipe: Recipe) -> Any:
     return model
 
 
-def _fit(
-    model: Any, batches: Any, steps: int, rate: float, folder: Path, tell: Callable[[float, str], None]
-) -> None:
-    """Train for some steps, in epochs as long as the batches; go on from what the folder holds."""
+def _fit(model: Any, batches: Any, stage: _Stage, folder: Path, tell: Callable[[float, str], None]) -> None:
+    """Train for a stage's steps, in epochs as long as the batches; go on from what the folder holds."""
     import keras
 
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps, warmup_target=rate, warmup_steps=min(200, steps // 10)
+        0.0, stage.steps, warmup_target=stage.rate, warmup_steps=min(200, stage.steps // 10)
     )
     optimizer = keras.optimizers.Adam(schedule, global_clipnorm=1.0)
     model.compile(optimizer=optimizer, loss=_loss, jit_compile=False)
-    epochs = -(-steps // len(batches))
+    epochs = -(-stage.steps // len(batches))
 
     def begin(epoch: int, logs: dict[str, float] | None = None) -> None:
         batches.epoch = epoch
@@ -192,11 +222,12 @@ def _loss(y_true: Any, y_pred: Any) -> Any:
 
 
 def dataset_sha256(recipe: Recipe) -> str:
-    """Hash the recipe and the first 64 images of it: another simulator draws others by the same recipe."""
+    """Hash the recipe and the first images of both kinds: another simulator draws others by it."""
     digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
-    for index in range(min(64, recipe.images)):
-        for drawn in _draw(recipe, 0, index):
-            digest.update(drawn.tobytes())
+    for stream, images in ((TRAINING, recipe.images), (UNEVEN, recipe.uneven_images)):
+        for index in range(min(32, images)):
+            for drawn in _draw(recipe, stream, index):
+                digest.update(drawn.tobytes())
     return digest.hexdigest()
 
 
@@ -226,44 +257,46 @@ def _halve(model_file: Path) -> None:
 
 def _draw(recipe: Recipe, stream: int, index: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng((recipe.seed, stream, index))
-    drawn = simulate_varied_micrograph(rng, recipe.image_px)
+    uneven = stream == UNEVEN or (stream == VALIDATION and index % 2 == 1)
+    drawn = simulate_varied_micrograph(rng, recipe.image_px, uneven=uneven)
     return standardise(drawn.image, drawn.mode).astype(np.float16), drawn.class_map
 
 
-def _draw_part(recipe: Recipe, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-    images, class_maps = zip(*(_draw(recipe, 0, index) for index in range(first, last)), strict=True)
+def _draw_part(recipe: Recipe, stream: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+    images, class_maps = zip(*(_draw(recipe, stream, index) for index in range(first, last)), strict=True)
     return np.stack(images), np.stack(class_maps)
 
 
-def _simulated(folder: Path, recipe: Recipe, threads: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give the training micrographs, (images, image_px, image_px); drawn once, then kept in the folder."""
-    kept = [folder / "images.npy", folder / "class_maps.npy"]
+def _simulated(folder: Path, recipe: Recipe, uneven: bool, threads: int) -> tuple[np.ndarray, np.ndarray]:
+    """Give micrographs of one kind, (images, image_px, image_px); drawn once, then kept in the folder."""
+    stream, images = (UNEVEN, recipe.uneven_images) if uneven else (TRAINING, recipe.images)
+    kept = [folder / f"{'uneven_' * uneven}{name}.npy" for name in ("images", "class_maps")]
     if not all(file.exists() for file in kept):
-        starts = range(0, recipe.images, 100)
+        starts = range(0, images, 100)
         parts = []
-        ends = [min(start + 100, recipe.images) for start in starts]
+        ends = [min(start + 100, images) for start in starts]
         # Keras has threads of its own once it is loaded: forking would copy their locks.
         fresh = multiprocessing.get_context("spawn")
         with (
             ProcessPoolExecutor(threads or None, mp_context=fresh) as pool,
             progress.bar("simulating") as advance,
         ):
-            for part in pool.map(_draw_part, [recipe] * len(starts), starts, ends):
+            for part in pool.map(partial(_draw_part, recipe, stream), starts, ends):
                 parts.append(part)
                 advance(len(parts) / len(starts), "")
         for file, arrays in zip(kept, zip(*parts, strict=True), strict=True):
             unfinished = file.with_suffix(".part.npy")
             np.save(unfinished, np.concatenate(arrays))
             unfinished.replace(file)
-    images, class_maps = (np.load(file) for file in kept)
-    return images, class_maps
+    drawn_images, drawn_maps = (np.load(file) for file in kept)
+    return drawn_images, drawn_maps
 
 
 def validation_images(recipe: Recipe) -> list[AnnotatedImage]:
     """Draw the micrographs that the card's scores come from; no training image is among them."""
     images = []
     for index in range(recipe.validation_images):
-        image, class_map = _draw(recipe, 1, index)
+        image, class_map = _draw(recipe, VALIDATION, index)
         class_map[class_map >= HIDDEN] = 0
         digest = hashlib.sha256(image.tobytes()).hexdigest()
         name = f"varied_{index:03d}"
@@ -273,12 +306,15 @@ def validation_images(recipe: Recipe) -> list[AnnotatedImage]:
     return images
 
 
-def _batches(images: np.ndarray, class_maps: np.ndarray, recipe: Recipe, stage: int, hidden: int) -> Any:
-    """Give Keras batches of crops; each is decided by the seed, the stage and its own number.
+def _batches(sets: list[tuple[np.ndarray, np.ndarray]], recipe: Recipe, stage: _Stage, closing: bool) -> Any:
+    """Give Keras batches of crops; the seed, their number and whether they are closing decide each.
 
-    Particles that nobody could see are given the class `hidden`.
+    An uneven stage has as many of each set, at several sizes; others have the first set's, at their own.
     """
     import keras
+
+    sets = sets if stage.uneven else sets[:1]
+    sizes = SHOWN_SIZES if stage.uneven else (1.0,)
 
     class Batches(keras.utils.PyDataset):
         epoch = 0  # told by the callback: a training that goes on doesn't begin with the first batches
@@ -287,33 +323,46 @@ def _batches(images: np.ndarray, class_maps: np.ndarray, recipe: Recipe, stage: 
             return recipe.epoch_steps
 
         def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-            rng = np.random.default_rng((recipe.seed, 2 + stage, self.epoch, index))
-            crops = [crop(rng, images, class_maps, recipe.crop_px) for _ in range(recipe.batch)]
+            rng = np.random.default_rng((recipe.seed, BATCHES + closing, self.epoch, index))
+            crops = [
+                crop(rng, *sets[number % len(sets)], recipe.crop_px, sizes) for number in range(recipe.batch)
+            ]
             x, y = (np.stack(each) for each in zip(*crops, strict=True))
-            y[y == HIDDEN] = hidden
+            y[y == HIDDEN] = stage.hidden
             return x[..., np.newaxis], y
 
     return Batches()
 
 
 def crop(
-    rng: np.random.Generator, images: np.ndarray, class_maps: np.ndarray, crop_px: int
+    rng: np.random.Generator,
+    images: np.ndarray,
+    class_maps: np.ndarray,
+    crop_px: int,
+    sizes: tuple[float, ...] = (1.0,),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut a crop out of one of the images, turn and mirror it, and change its intensities.
 
-    The median and the spread that a large micrograph is standardised by can be far from those of what is in
-    the crop: contrast is multiplied by 0.37 to 1.5, brightness moved by up to one spread.
+    Of `sizes` one is drawn, and what is cut out is resampled by it. The median and the spread that a large
+    micrograph is standardised by can be far from those of what is in the crop: contrast is multiplied by 0.37
+    to 1.5, brightness moved by up to one spread.
     """
+    size = sizes[int(rng.integers(len(sizes)))]
+    cut_px = round(crop_px / size)
     chosen = int(rng.integers(len(images)))
-    top, left = rng.integers(0, images.shape[1] - crop_px + 1, 2)
-    window = slice(top, top + crop_px), slice(left, left + crop_px)
+    top, left = rng.integers(0, images.shape[1] - cut_px + 1, 2)
+    window = slice(top, top + cut_px), slice(left, left + cut_px)
     image, class_map = images[chosen][window].astype(np.float32), class_maps[chosen][window]
+    if size != 1:
+        image = resampled(image, (crop_px, crop_px))
+        nearest = ((np.arange(crop_px) + 0.5) / size).astype(int)
+        class_map = class_map[np.ix_(nearest, nearest)]
     turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
     image, class_map = np.rot90(image, turns), np.rot90(class_map, turns)
     if mirrored:
         image, class_map = image[:, ::-1], class_map[:, ::-1]
     image = image * np.float32(np.exp(rng.uniform(-1.0, 0.4))) + np.float32(rng.uniform(-1, 1))
-    if rng.random() < 0.2:
+    if size == 1 and rng.random() < 0.2:
         image = image + np.float32(rng.uniform(0.02, 0.3)) * rng.standard_normal(image.shape, np.float32)
     return np.clip(image, -8, 8), np.ascontiguousarray(class_map)
 

@@ -65,12 +65,37 @@ def test_bare_particles_that_are_hard_to_see_are_ambiguous_and_those_that_nobody
         )
         monkeypatch.setattr(varied_specimens, "EDGE", 0.0)
         rng = np.random.default_rng(3)
-        return varied_specimens._specimen_image(rng, 128, "bare", (12.0, 12.0))[1]
+        return varied_specimens._specimen_image(rng, 128, "bare", (12.0, 12.0), uneven=False)[1]
 
     seen, hard, unseen = drawn(2 * SEEN), drawn((SEEN + UNSEEN) / 2), drawn(UNSEEN / 2)
     assert set(np.unique(seen)) == {0, 2}
     assert np.array_equal(hard == AMBIGUOUS, seen == 2)
     assert np.array_equal(unseen == HIDDEN, seen == 2)
+
+
+def test_uneven_specimens_have_fainter_particles_beside_strong_ones(monkeypatch: pytest.MonkeyPatch):
+    weigh = varied_specimens._visibility
+
+    def drawn(uneven: bool) -> np.ndarray:
+        """Give, of images with several particles, the lower and the upper quartile of visibility."""
+        quartiles = []
+
+        def spy(image: np.ndarray, cores: np.ndarray) -> np.ndarray:
+            visibility = weigh(image, cores)
+            here = visibility[np.unique(cores[cores > 0])]
+            if len(here) >= 8:
+                quartiles.append(np.quantile(here, (0.25, 0.75)))
+            return visibility
+
+        monkeypatch.setattr(varied_specimens, "_visibility", spy)
+        for index in range(40):
+            rng = np.random.default_rng((2, index))
+            varied_specimens._specimen_image(rng, 192, "supported", (8.0, 16.0), uneven)
+        return np.array(quartiles)
+
+    even, uneven = drawn(False), drawn(True)
+    assert np.median(uneven[:, 0]) < 0.6 * np.median(even[:, 0])
+    assert np.median(uneven[:, 1] / uneven[:, 0]) > 1.25 * np.median(even[:, 1] / even[:, 0])
 
 
 def test_visibility_is_contrast_over_noise_and_relief_of_a_particles_own_size():

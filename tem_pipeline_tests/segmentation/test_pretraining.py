@@ -1,6 +1,7 @@
 """The pretrained model's recipe, on a very small one: it decides everything, and a stopped run goes on."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ from tem_pipeline.settings import PROJECT_ROOT
 TINY = Recipe(
     base_width=4,
     images=6,
+    uneven_images=4,
     image_px=96,
     validation_images=2,
     crop_px=64,
     batch=2,
     steps=12,
     closing_steps=4,
+    uneven_steps=4,
     epoch_steps=4,
 )
 
@@ -62,10 +65,10 @@ def test_a_recipe_cut_short_goes_on_to_the_same_model(tmp_path: Path, monkeypatc
     whole, resumed = (load_model(tmp_path / name, 1, "f32") for name in ("whole", "resumed"))
     image = validation_images(TINY)[0].image
     assert np.abs(whole.predict_tile(image) - resumed.predict_tile(image)).mean() < 0.05
-    # A resumed first stage doesn't end the second.
-    for name in ("work", "work2"):
-        closing = np.loadtxt(next((tmp_path / name).glob("*/stage_2/history.csv")), delimiter=",", ndmin=2)
-        assert closing[:, 0].tolist() == [1]
+    # A resumed first stage doesn't end the next ones.
+    for name, stage in product(("work", "work2"), (2, 3)):
+        history = next((tmp_path / name).glob(f"*/stage_{stage}/history.csv"))
+        assert np.loadtxt(history, delimiter=",", ndmin=2)[:, 0].tolist() == [1]
     card = read_card(tmp_path / "whole")
     assert card.classes == ("background", "shell", "core")
     assert 0 <= card.validation_scores["dice"] <= 1
@@ -99,9 +102,13 @@ def test_ambiguous_pixels_have_no_part_in_the_loss():
 
 
 def test_validation_micrographs_are_none_of_the_training_ones():
-    from tem_pipeline.segmentation.pretraining import _draw
+    from tem_pipeline.segmentation.pretraining import TRAINING, UNEVEN, _draw
 
-    training = {_draw(TINY, 0, index)[0].tobytes() for index in range(TINY.images)}
+    streams = ((TRAINING, TINY.images), (UNEVEN, TINY.uneven_images))
+    training = {
+        _draw(TINY, stream, index)[0].tobytes() for stream, images in streams for index in range(images)
+    }
+    assert len(training) == TINY.images + TINY.uneven_images
     validation = validation_images(replace(TINY, validation_images=12))
     assert not training & {image.image.astype(np.float16).tobytes() for image in validation}
     # Nothing is ambiguous to who is judged.

@@ -41,12 +41,16 @@ def test_the_page_shows_every_image_and_condition():
     result = {
         "rows": [
             {"scores": {**scores, "intervals": dict.fromkeys(scores, (0.7, 0.99)), "images": 20}},
-            {"rows": [row], "pooled": {"all": {"f1": 0.77, "low": 0.7, "high": 0.8, "images": 16}}},
+            {
+                "rows": [row],
+                "pooled": {"all": {"f1": 0.77, "low": 0.7, "high": 0.8, "images": 16}},
+                "pooled_with_flips": {"all": {"f1": 0.78, "low": 0.71, "high": 0.81, "images": 16}},
+            },
             {"rows": [{**condition, "diameter_error": -0.011}]},
         ]
     }
     page = pretrained_section(result)
     assert "0.950 (0.700 … 0.990)" in page
-    assert "| all, 16 images | 0.77 (0.70 … 0.80) |" in page
+    assert "| all, 16 images | 0.770 (0.700 … 0.800) | 0.780 (0.710 … 0.810) |" in page
     assert "| Pt1 | haadf | 9 | 8 | 0.50 | 0.40 | 0.45 |" in page
     assert "| 0.10 | 250 | haadf | 0.900 | 0.990 | -1.1 % |" in page
