@@ -68,7 +68,7 @@ def fail(reason: object) -> None:
 
 @contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Look for no garbage while modules are loaded, nor later in what they are."""
+    """Look for no garbage while modules are loaded, and leave what they hold out of later searches."""
     gc.disable()
     try:
         yield

@@ -72,8 +72,8 @@ def simulate_varied_micrograph(
         Mean diameters of the cores are drawn between these, evenly in their logarithm; by default from 6 to
         130, on supports to 45, and in sessions from 8 to 60.
     uneven : bool
-        Bare and supported particles: faint ones beside strong ones, of very different thickness, and more
-        noise.
+        Bare and supported particles: faint ones beside strong ones, of very different thickness, more noise,
+        more of the support's relief and more particles on it.
 
     Returns
     -------

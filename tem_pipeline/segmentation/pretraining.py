@@ -49,8 +49,6 @@ SCALES = (1.0, 0.5)
 DIAMETERS_PX = (18.0, 70.0)
 # Streams of random numbers; closing batches have the one after `BATCHES`.
 TRAINING, VALIDATION, BATCHES, UNEVEN = 0, 1, 2, 10
-# Sizes at which crops are shown in the uneven stage, against the images' own.
-SHOWN_SIZES = (1.0, 1.0, 1.0, 2.0, 2.0, 0.5)
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,10 @@ class Recipe:
     particles that nobody could see are background: the network learns what grain and noise look like. From
     there it is closed twice, and what nobody could see is left out of the loss, so that it isn't kept from
     seeing what is faint: for `closing_steps` on the same images, and for `uneven_steps` on crops of which
-    half are of `uneven_images`, where faint particles lie beside strong ones, and some are enlarged or
-    shrunk as inference does it, which gives noise a grain of its own. The weights are the mean of both
-    (Wortsman et al. 2022, model soups). From `validation_images` others, half of each kind, come the
-    threshold of core and the scores on the card.
+    half are of `uneven_images`, where bare and supported particles are faint beside strong ones; these crops
+    are resampled by one of `uneven_sizes` as inference does it, which gives noise a grain of its own. The
+    weights are the mean of both (Wortsman et al. 2022, model soups). From `validation_images` others, every
+    other one uneven, come the threshold of core and the scores on the card.
     """
 
     version: str = "5"
@@ -82,6 +80,7 @@ class Recipe:
     closing_rate: float = 5e-4
     uneven_steps: int = 5000
     uneven_rate: float = 1e-3
+    uneven_sizes: tuple[float, ...] = (1.0, 1.0, 1.0, 2.0, 2.0, 0.5)
     seed: int = 2026
 
 
@@ -222,7 +221,7 @@ def _loss(y_true: Any, y_pred: Any) -> Any:
 
 
 def dataset_sha256(recipe: Recipe) -> str:
-    """Hash the recipe and the first images of both kinds: another simulator draws others by it."""
+    """Hash the recipe and images of both kinds: another simulator draws others by the same recipe."""
     digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
     for stream, images in ((TRAINING, recipe.images), (UNEVEN, recipe.uneven_images)):
         for index in range(min(32, images)):
@@ -314,7 +313,7 @@ def _batches(sets: list[tuple[np.ndarray, np.ndarray]], recipe: Recipe, stage: _
     import keras
 
     sets = sets if stage.uneven else sets[:1]
-    sizes = SHOWN_SIZES if stage.uneven else (1.0,)
+    sizes = recipe.uneven_sizes if stage.uneven else (1.0,)
 
     class Batches(keras.utils.PyDataset):
         epoch = 0  # told by the callback: a training that goes on doesn't begin with the first batches

@@ -17,7 +17,7 @@ TINY = Recipe(
     base_width=4,
     images=6,
     uneven_images=4,
-    image_px=96,
+    image_px=128,
     validation_images=2,
     crop_px=64,
     batch=2,
@@ -85,6 +85,22 @@ def test_crops_keep_image_and_classes_together():
         levels = [float(np.median(image[class_map == index])) for index in range(3)]
         assert image.shape == class_map.shape == (24, 24)
         assert levels[0] < levels[1] < levels[2]
+
+
+@pytest.mark.parametrize("size", [2.0, 0.5])
+def test_resampled_crops_keep_image_and_classes_together(size: float):
+    rng = np.random.default_rng(0)
+    class_maps = rng.integers(0, 3, (3, 6, 6)).astype(np.uint8).repeat(16, axis=1).repeat(16, axis=2)
+    images = class_maps.astype(np.float16)
+    for seed in range(30):
+        image, class_map = crop(np.random.default_rng(seed), images, class_maps, 48, (size,))
+        assert image.shape == class_map.shape == (48, 48)
+        levels = {int(index): float(np.median(image[class_map == index])) for index in np.unique(class_map)}
+        assert sorted(levels.values()) == [levels[index] for index in sorted(levels)]
+        if len(levels) > 1:  # nearly all pixels have their class's level: neither is moved against the other
+            step = max(levels.values()) - min(levels.values())
+            level_of = np.vectorize(levels.get)(class_map)
+            assert np.mean(np.abs(image - level_of) < 0.1 * step) > 0.75
 
 
 def test_ambiguous_pixels_have_no_part_in_the_loss():
