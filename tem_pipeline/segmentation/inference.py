@@ -544,7 +544,7 @@ def segment_micrograph(
     flips: bool = False,
     tile_px: int = 512,
     overlap_px: int = 64,
-    minimum_diameter_px: float = 4.0,
+    minimum_diameter_px: float = 5.0,
     minimum_diameter_nm: float | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Segmentation:

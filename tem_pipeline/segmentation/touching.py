@@ -43,7 +43,7 @@ _STRIP_PX = 2**20
 _SHEET_PX = 2**17
 
 
-def split_touching(labels: np.ndarray, minimum_diameter_px: float = 4.0) -> tuple[np.ndarray, np.ndarray]:
+def split_touching(labels: np.ndarray, minimum_diameter_px: float = 5.0) -> tuple[np.ndarray, np.ndarray]:
     """Cut clusters of touching particles apart; concave single particles stay whole.
 
     The distance map of each particle that isn't convex is flooded from its maxima (watershed). Two lobes that
