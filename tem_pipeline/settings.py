@@ -48,7 +48,7 @@ class Settings(BaseSettings):
         default=64, ge=0, le=1024, multiple_of=16, description="overlap of neighbouring tiles"
     )
     minimum_diameter_px: float = Field(
-        default=5.0, ge=1, description="smaller objects are noise: they are removed from the predicted masks"
+        default=4.0, ge=1, description="smaller objects are noise: they are removed from the predicted masks"
     )
     minimum_diameter_nm: float | None = Field(
         default=None, gt=0, description="the same in nm; on calibrated images the larger of the two holds"

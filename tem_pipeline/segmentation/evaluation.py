@@ -214,6 +214,8 @@ def choose_threshold(
 ) -> float | None:
     """Choose the probability from which a pixel is core: the one of the best Dice on validation images.
 
+    That is the Dice of pixels, before `predict_classes` leaves out regions that are core too improbably.
+
     Parameters
     ----------
     model : SegmentationModel

@@ -16,7 +16,7 @@ import numpy as np
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.intensity import detect_mode, standardise
-from tem_pipeline.segmentation.instances import label_instances, typical_diameter_px
+from tem_pipeline.segmentation.instances import label_instances, row_strips, typical_diameter_px
 from tem_pipeline.segmentation.touching import split_touching
 from tem_pipeline.storage import AnyPath, write_bytes
 
@@ -28,6 +28,8 @@ LARGEST_PIXEL_RATIO = 1.25
 LARGEST_ENLARGEMENT = 4.0
 LARGEST_ENLARGED_PX = 2**27
 _LEVELS = 2**16 - 1
+# Added to the class that a pixel has if it isn't core.
+_OR_CORE = 128
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class ModelCard:
 
     pixel_size_nm : smallest and largest pixel of the training images; None where one is uncalibrated
     scales : sizes of the image, against its own, over which class probabilities are averaged
-    core_threshold : probability from which a pixel is core; None: where core is the most probable class
+    core_threshold : probability from which a pixel may be core, see `predict_classes`; None: core is where it
+        is the most probable class
     diameters_px : sizes of particles it is best at; an image of smaller ones is shown to it at twice the
         scales, one of larger ones at half of them; None: every image at the same
     """
@@ -478,8 +481,9 @@ def predict_classes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predict the class of every pixel of a standardised micrograph: the most probable one.
 
-    Where the model's card has a `core_threshold`, pixels of at least that probability are core, and the
-    others the most probable of the other classes.
+    Where the model's card has a `core_threshold`, that is where outlines are drawn, around what is on the
+    whole more probably core than not: connected pixels of at least that probability are core if their mean
+    is one half or more. All others are the most probable of the other classes.
 
     Parameters
     ----------
@@ -528,10 +532,30 @@ def _decide(
     for top, probability in strips:
         rows = slice(top, top + len(probability))
         core_probability[rows] = np.rint(probability[..., core] * 255)
-        if threshold is not None:
-            probability[..., core] = np.where(probability[..., core] >= threshold, 2, -1)
-        class_map[rows] = probability.argmax(axis=-1)
+        if threshold is None:
+            class_map[rows] = probability.argmax(axis=-1)
+        else:
+            may_be_core = probability[..., core] >= threshold
+            probability[..., core] = -1
+            class_map[rows] = probability.argmax(axis=-1) + _OR_CORE * may_be_core
+    if threshold is not None:
+        _settle(class_map, core_probability, core)
     return class_map, core_probability
+
+
+def _settle(class_map: np.ndarray, core_probability: np.ndarray, core: int) -> None:
+    """Make core, in place, of the regions marked `_OR_CORE` whose mean probability is one half or more."""
+    regions = label_instances(class_map >= _OR_CORE, 1)
+    strips = [row_strips(each) for each in (regions, class_map, core_probability)]
+    sums = np.zeros((2, int(regions.max(initial=0)) + 1))
+    for region, _, probability in zip(*strips, strict=True):
+        for total, weights in zip(sums, (None, probability.ravel()), strict=True):
+            total += np.bincount(region.ravel(), weights, minlength=len(total))
+    is_core = sums[1] >= 255 / 2 * sums[0]
+    is_core[0] = False
+    for region, classes, _ in zip(*strips, strict=True):
+        classes %= _OR_CORE
+        classes[is_core[region]] = core
 
 
 def segment_micrograph(
@@ -544,7 +568,7 @@ def segment_micrograph(
     flips: bool = False,
     tile_px: int = 512,
     overlap_px: int = 64,
-    minimum_diameter_px: float = 5.0,
+    minimum_diameter_px: float = 4.0,
     minimum_diameter_nm: float | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Segmentation:

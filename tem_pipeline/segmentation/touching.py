@@ -35,15 +35,17 @@ _LARGEST_BOX = 2**22
 _LOBE_CORRECTION_PX = 1.0
 _NECK_CORRECTION_PX = 0.5
 
-# Holes up to this share of the inscribed circle are flaws of the mask, not gaps between particles.
+# Holes up to this share of the inscribed circle may be flaws of the mask.
 _FLAW = 0.1
+# Two convex particles enclose no gap.
+_FEWEST_AROUND_A_GAP = 3
 
 _STRIP_PX = 2**20
 # Regions are looked at together as long as their boxes have no more pixels.
 _SHEET_PX = 2**17
 
 
-def split_touching(labels: np.ndarray, minimum_diameter_px: float = 5.0) -> tuple[np.ndarray, np.ndarray]:
+def split_touching(labels: np.ndarray, minimum_diameter_px: float = 4.0) -> tuple[np.ndarray, np.ndarray]:
     """Cut clusters of touching particles apart; concave single particles stay whole.
 
     The distance map of each particle that isn't convex is flooded from its maxima (watershed). Two lobes that
@@ -204,11 +206,10 @@ def _laid_out(drawn: list[np.ndarray]) -> tuple[np.ndarray, list[tuple[slice, sl
 
 def _lobes(regions: list[_Region], minimum_diameter_px: float) -> list[np.ndarray | None]:
     """Number the particles of each region 1 … k; None where it is a single one."""
-    sheet, places = _laid_out([region.drawn() for region in regions])
-    filled = ndimage.binary_fill_holes(sheet)
-    distance = ndimage.distance_transform_edt(filled)
-    radii = np.array([distance[place].max() for place in places])
-    sheet = _without_flaws(sheet, filled, places, radii)
+    drawn = [region.drawn() for region in regions]
+    sheet, places = _laid_out(drawn)
+    distance = ndimage.distance_transform_edt(ndimage.binary_fill_holes(sheet))
+    radii = [float(distance[place].max()) for place in places]
     refined = [
         2 * radius < _REFINED_UP_TO_PX and region.mask.size * _REFINEMENT**2 <= _LARGEST_REFINED
         for region, radius in zip(regions, radii, strict=True)
@@ -216,12 +217,38 @@ def _lobes(regions: list[_Region], minimum_diameter_px: float) -> list[np.ndarra
     lobes: list[np.ndarray | None] = [None] * len(regions)
     for scale in (_REFINEMENT, 1):
         chosen = [index for index, fine in enumerate(refined) if fine == (scale > 1)]
-        if chosen:
-            smallest_px = max(minimum_diameter_px, SMALLEST_LOBE_PX * (1 if scale > 1 else 2))
-            owners = _owners([sheet[places[index]] for index in chosen], scale, smallest_px)
-            for index, owner in zip(chosen, owners, strict=True):
-                lobes[index] = None if owner is None else _numbered(regions[index], owner)
+        smallest_px = max(minimum_diameter_px, SMALLEST_LOBE_PX * (1 if scale > 1 else 2))
+        found = dict(
+            zip(chosen, _owners([drawn[index] for index in chosen], scale, smallest_px), strict=True)
+        )
+        filled = {}
+        for index, owner in found.items():
+            flaws = _flaws(drawn[index], owner, radii[index])
+            if flaws is not None:
+                filled[index] = drawn[index] | flaws
+        again = _owners(list(filled.values()), scale, smallest_px)
+        found |= zip(filled, again, strict=True)
+        for index, owner in found.items():
+            lobes[index] = None if owner is None else _numbered(regions[index], owner)
     return lobes
+
+
+def _flaws(drawn: np.ndarray, owner: np.ndarray | None, radius: float) -> np.ndarray | None:
+    """Find the small holes that too few particles surround to be a gap between them; None without any."""
+    owner = drawn.astype(np.int64) if owner is None else owner
+    holes, _ = ndimage.label(ndimage.binary_fill_holes(drawn) & ~drawn)
+    flaws = []
+    for number, box in enumerate(ndimage.find_objects(holes), start=1):
+        # A region is drawn with background around it: a hole has a pixel on all sides.
+        box = tuple(slice(part.start - 1, part.stop + 1) for part in box)
+        hole = holes[box] == number
+        around = owner[box][ndimage.binary_dilation(hole, np.ones((3, 3)))]
+        if (
+            hole.sum() <= _FLAW * np.pi * radius**2
+            and len(np.unique(around[around > 0])) < _FEWEST_AROUND_A_GAP
+        ):
+            flaws.append(number)
+    return np.isin(holes, flaws) if flaws else None
 
 
 def _owners(drawn: list[np.ndarray], scale: int, smallest_px: float) -> list[np.ndarray | None]:
@@ -230,6 +257,8 @@ def _owners(drawn: list[np.ndarray], scale: int, smallest_px: float) -> list[np.
     None where all lobes that are large enough for particles hang together above what the neck of the widest
     one would have to be: no flooding tells them apart, and smaller lobes join them.
     """
+    if not drawn:
+        return []
     sheet, places = _laid_out(drawn)
     fine = sheet.repeat(scale, axis=0).repeat(scale, axis=1)
     smooth = ndimage.gaussian_filter(fine.astype(np.float32), _SMOOTHING_PX * scale) > 0.5
@@ -266,20 +295,6 @@ def _numbered(region: _Region, owner: np.ndarray) -> np.ndarray | None:
     lobes = np.zeros((height, width), np.int64)
     lobes[region.mask] = np.unique(seen, return_inverse=True)[1] + 1
     return lobes
-
-
-def _without_flaws(
-    sheet: np.ndarray, filled: np.ndarray, places: list[tuple[slice, slice]], radii: np.ndarray
-) -> np.ndarray:
-    """Fill the holes that are small against the inscribed circle of their region."""
-    holes, count = ndimage.label(filled & ~sheet)
-    if not count:
-        return sheet
-    radius = np.zeros(count + 1)
-    for place, of_region in zip(places, radii, strict=True):
-        radius[holes[place]] = of_region
-    small = np.bincount(holes.ravel(), minlength=count + 1) <= _FLAW * np.pi * radius**2
-    return sheet | (small[holes] & (holes > 0))
 
 
 def _join(distance: np.ndarray, basins: np.ndarray, smallest_px: float) -> np.ndarray:

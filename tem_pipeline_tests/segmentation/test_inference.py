@@ -326,6 +326,29 @@ def test_a_threshold_on_the_card_decides_what_is_core_and_the_rest_goes_to_the_o
     assert probability[class_map == 1].max() <= 204
 
 
+def test_under_a_low_threshold_a_region_is_core_only_if_it_is_so_on_the_whole():
+    core = np.zeros((48, 64), np.float32)
+    core[5:15, 5:15] = 0.42  # the rim of a sure core
+    core[7:13, 7:13] = 0.95
+    core[5:15, 30:40] = 0.47  # nowhere sure, within a shell
+    core[25:30, 5:10] = 0.47  # nor this, on the background
+    core[25:31, 30:36] = 0.53  # hardly surer, but on the whole more probably core than not
+    shell = np.zeros_like(core)
+    shell[3:20, 3:50] = 1
+
+    def three(_: np.ndarray) -> np.ndarray:
+        return np.stack([(1 - core) * (1 - shell), (1 - core) * shell, core], axis=-1)
+
+    card = replace(CARD, classes=("background", "shell", "core"), core_threshold=0.4)
+    image = np.zeros(core.shape, np.float32)
+    class_map, probability = predict_classes(SegmentationModel(card, three), image)
+    expected = shell.astype(np.uint8)
+    expected[5:15, 5:15] = 2
+    expected[25:31, 30:36] = 2
+    assert np.array_equal(class_map, expected)
+    assert probability[25:30, 5:10].min() == 120
+
+
 def test_a_card_from_before_diameter_errors_can_be_read(tmp_path: Path):
     write_card(tmp_path, replace(CARD, diameter_error=0.01))
     assert read_card(tmp_path).diameter_error == 0.01

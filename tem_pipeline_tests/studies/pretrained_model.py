@@ -44,8 +44,6 @@ CODE = (
 # The whole chain's own conditions; these seeds stand nowhere else.
 PIXEL_SIZES_NM, DOSES, MODES = (0.07, 0.10, 0.15), (250.0, 800.0, 2500.0), ("bright_field", "haadf")
 FIRST_SEED = 9000
-# On supports, many of whose particles are hardly larger: what the user guide advises there.
-SMALLEST_ON_SUPPORTS_PX = 4.0
 
 
 @dataclass(frozen=True)
@@ -100,9 +98,7 @@ def centres_in_boxes(
     """
     rows = []
     for one in images:
-        segmentation = segment_micrograph(
-            one.image, model, flips=flips, minimum_diameter_px=SMALLEST_ON_SUPPORTS_PX
-        )
+        segmentation = segment_micrograph(one.image, model, flips=flips)
         labels = segmentation.labels
         numbers = np.unique(labels)[1:]
         centres = np.array(center_of_mass(labels > 0, labels, numbers)).reshape(-1, 2)
@@ -276,7 +272,7 @@ def pretrained_section(result: dict[str, Any]) -> str:
         *markdown_table(["accuracy", "mean IoU", "Dice"], [with_intervals]),
         "",
         "**Real supported catalysts**: `supported_catalysts`, boxes. A box is found where the centre of a",
-        "particle lies in it, each used once; intervals resample images. `TEM_MINIMUM_DIAMETER_PX=4`.",
+        "particle lies in it, each used once; intervals resample images.",
         "",
         *markdown_table(["", "F1", "F1 with `--flips`"], pooled),
         "",
