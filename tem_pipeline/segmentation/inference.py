@@ -16,7 +16,7 @@ import numpy as np
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.intensity import detect_mode, standardise
-from tem_pipeline.segmentation.instances import label_instances, row_strips, typical_diameter_px
+from tem_pipeline.segmentation.instances import areas_px, label_instances, row_strips, typical_diameter_px
 from tem_pipeline.segmentation.touching import split_touching
 from tem_pipeline.storage import AnyPath, write_bytes
 
@@ -546,12 +546,12 @@ def _decide(
 def _settle(class_map: np.ndarray, core_probability: np.ndarray, core: int) -> None:
     """Make core, in place, of the regions marked `_OR_CORE` whose mean probability is one half or more."""
     regions = label_instances(class_map >= _OR_CORE, 1)
+    count = int(regions.max(initial=0))
     strips = [row_strips(each) for each in (regions, class_map, core_probability)]
-    sums = np.zeros((2, int(regions.max(initial=0)) + 1))
+    total = np.zeros(count + 1)
     for region, _, probability in zip(*strips, strict=True):
-        for total, weights in zip(sums, (None, probability.ravel()), strict=True):
-            total += np.bincount(region.ravel(), weights, minlength=len(total))
-    is_core = sums[1] >= 255 / 2 * sums[0]
+        total += np.bincount(region.ravel(), probability.ravel(), minlength=count + 1)
+    is_core = total >= 255 / 2 * areas_px(regions, count)
     is_core[0] = False
     for region, classes, _ in zip(*strips, strict=True):
         classes %= _OR_CORE
@@ -609,10 +609,10 @@ def segment_micrograph(
     )
     core = model.card.classes.index("core")
     minimum_area_px = np.pi / 4 * minimum_diameter_px**2
-    cores = label_instances(class_map == core, minimum_area_px)
-    labels, split_labels = split_touching(cores, minimum_diameter_px)
-    shell_labels = None
-    if model.card.has_shells:
-        whole_particles = label_instances(class_map > 0, minimum_area_px)
-        shell_labels, _ = split_touching(whole_particles, minimum_diameter_px)
+
+    def particles(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return split_touching(label_instances(mask, minimum_area_px), minimum_diameter_px)
+
+    labels, split_labels = particles(class_map == core)
+    shell_labels = particles(class_map > 0)[0] if model.card.has_shells else None
     return Segmentation(labels, shell_labels, core_probability, mode, split_labels)

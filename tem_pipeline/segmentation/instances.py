@@ -27,7 +27,7 @@ def label_instances(foreground: np.ndarray, minimum_area_px: float) -> np.ndarra
     -------
     ndarray, (height, width), uint16 or uint32
         0 background, 1 … n in the raster order of each particle's first pixel; uint32 from 65,536 particles
-        on. Time is linear in pixels; beside the result at most 4 bytes a pixel are held.
+        on. Time is linear in pixels; with the result at most 4 bytes a pixel are held.
 
     Raises
     ------
@@ -40,25 +40,48 @@ def label_instances(foreground: np.ndarray, minimum_area_px: float) -> np.ndarra
         )
     labels = np.empty(foreground.shape, dtype=np.int32)
     count = int(ndimage.label(foreground, output=labels))  # type: ignore[arg-type]
-    strips = row_strips(labels)
-
-    # Strip by strip, because bincount makes an int64 copy of what it is given.
-    areas = np.zeros(count + 1, dtype=np.int64)
-    for strip in strips:
-        areas += np.bincount(strip.ravel(), minlength=count + 1)
-    kept = areas >= minimum_area_px
+    kept = areas_px(labels, count) >= minimum_area_px
     kept[0] = False
-    number = int(kept.sum())
-    renumbered = np.where(kept, np.cumsum(kept), 0)
+    return renumbered(labels, np.where(kept, np.cumsum(kept), 0))
 
-    if number >= 2**16:
-        for strip in strips:
-            strip[:] = renumbered[strip]
-        return labels.view(np.uint32)
-    result = np.empty(labels.shape, dtype=np.uint16)
-    for strip, target in zip(strips, row_strips(result), strict=True):
-        target[:] = renumbered[strip]
-    return result
+
+def areas_px(labels: np.ndarray, count: int) -> np.ndarray:
+    """Count the pixels of each of the labels 0 … count.
+
+    Strip by strip, because bincount makes an int64 copy of what it is given.
+    """
+    areas = np.zeros(count + 1, dtype=np.int64)
+    for strip in row_strips(labels):
+        areas += np.bincount(strip.ravel(), minlength=count + 1)
+    return areas
+
+
+def renumbered(labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Give every pixel the number of its label, in the memory of the labels, which are lost.
+
+    Parameters
+    ----------
+    labels : ndarray of int32 or uint32, (height, width)
+        An array of its own, no view.
+    numbers : ndarray of int, (count + 1,)
+        Up to `count`.
+
+    Returns
+    -------
+    ndarray, (height, width), uint16 or uint32
+        uint32 from a count of 65,536 on.
+    """
+    shape, size = labels.shape, labels.size
+    kind = np.dtype(np.uint16 if numbers.max(initial=0) < 2**16 else np.uint32)
+    flat = labels.ravel()
+    written = flat.view(kind)[:size]
+    for start in range(0, size, _STRIP_PX):
+        part = slice(start, start + _STRIP_PX)
+        # No label is overwritten before it is read: a number takes no more room.
+        written[part] = numbers[flat[part]]
+    del flat, written
+    labels.resize(-(-size * kind.itemsize // labels.itemsize), refcheck=False)
+    return labels.view(kind)[:size].reshape(shape)
 
 
 def row_strips(image: np.ndarray) -> list[np.ndarray]:
@@ -78,9 +101,7 @@ def typical_diameter_px(foreground: np.ndarray, minimum_area_px: float = 20.0) -
         None where no connected region has the minimum area.
     """
     labels = label_instances(foreground, minimum_area_px)
-    areas = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
-    for strip in row_strips(labels):
-        areas += np.bincount(strip.ravel(), minlength=len(areas))
+    areas = areas_px(labels, int(labels.max(initial=0)))
     if len(areas) == 1:
         return None
     sorted_px = np.sort(areas[1:])

@@ -14,6 +14,7 @@ import tifffile
 from tem_pipeline import __version__
 from tem_pipeline.images_in_flight import in_order, most_in_flight
 from tem_pipeline.segmentation.inference import Segmentation, SegmentationModel, segment_micrograph
+from tem_pipeline.segmentation.instances import areas_px
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import AnyPath, encode_tiff, write_content
 
@@ -125,13 +126,13 @@ def judge_image(
         With the first of these reasons that holds.
     """
     labels = segmentation.labels
-    areas_px = np.bincount(labels.ravel())[1:]
-    areas_px = areas_px[areas_px > 0]
+    found_px = areas_px(labels, int(labels.max(initial=0)))[1:]
+    found_px = found_px[found_px > 0]
     reliable_nm = None if pixel_size_nm is None else SMALLEST_RELIABLE_PX * pixel_size_nm
-    if not len(areas_px):
+    if not len(found_px):
         return ImageQuality(0, 0.0, None, None, None, SMALLEST_RELIABLE_PX, reliable_nm, "good", None)
-    covered = float(areas_px.sum() / labels.size)
-    median_px = float(np.median(2 * np.sqrt(areas_px / np.pi)))
+    covered = float(found_px.sum() / labels.size)
+    median_px = float(np.median(2 * np.sqrt(found_px / np.pi)))
     confidence = float(segmentation.core_probability[labels > 0].mean() / 255)
     rim_px = rim_width_px(image, labels, median_px)
     reason = None
@@ -153,7 +154,7 @@ def judge_image(
             f"under {LEAST_CONFIDENCE:g}): look at the outlines; the specimen may be new to the model"
         )
     return ImageQuality(
-        len(areas_px),
+        len(found_px),
         covered,
         median_px,
         confidence,

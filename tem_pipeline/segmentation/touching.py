@@ -11,7 +11,7 @@ import numpy as np
 import skimage
 from scipy import ndimage
 
-from tem_pipeline.segmentation.instances import row_strips
+from tem_pipeline.segmentation.instances import renumbered
 
 # A neck up to this share of the smaller lobe's diameter is a contact of two particles.
 NECK_RATIO = 0.7
@@ -73,7 +73,7 @@ def split_touching(labels: np.ndarray, minimum_diameter_px: float = 4.0) -> tupl
         Time is linear in pixels; beside the result the memory is that of a large cluster. Clusters whose
         bounding box has more than 4 million pixels are left whole: networks and films.
     """
-    result = labels.astype(np.uint32)
+    result = labels.astype(np.uint32, order="C")
     boxes = ndimage.find_objects(labels) if labels.size else []
     following = len(boxes)
     origin = list(range(following + 1))
@@ -88,14 +88,11 @@ def split_touching(labels: np.ndarray, minimum_diameter_px: float = 4.0) -> tupl
             origin += [number] * (following + 1 - len(origin))
     source = np.array(origin, dtype=np.int64)
     order = np.argsort(source, kind="stable")
-    renumbered = np.empty_like(source)
-    renumbered[order] = np.arange(len(source))
+    new_numbers = np.empty_like(source)
+    new_numbers[order] = np.arange(len(source))
     pieces = np.bincount(source, minlength=1)
-    split = np.sort(renumbered[pieces[source] > 1])
-    kind = np.uint16 if following < 2**16 else np.uint32
-    for strip in row_strips(result):
-        strip[:] = renumbered[strip]
-    return result.astype(kind), split
+    split = np.sort(new_numbers[pieces[source] > 1])
+    return renumbered(result, new_numbers), split
 
 
 def _are_convex(labels: np.ndarray, count: int) -> np.ndarray:

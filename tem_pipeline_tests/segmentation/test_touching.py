@@ -224,6 +224,22 @@ def test_of_real_hand_drawn_masks_only_the_two_particles_that_touch_are_cut_apar
     assert cut["crop_17"] == 2
 
 
+@pytest.mark.parametrize("lie", ["transposed", "every other column", "read-only"])
+def test_labels_may_lie_in_memory_as_they_like(lie: str):
+    labels = label_instances(simulated_clusters(3, 20, 0.2, (0.3, 0.9)) > 0, 1)
+    expected, expected_split = split_touching(labels)
+    given = {
+        "transposed": np.ascontiguousarray(labels.T).T,
+        "every other column": labels.repeat(2, axis=1)[:, ::2],
+        "read-only": labels.copy(),
+    }[lie]
+    given.flags.writeable = lie != "read-only"
+    found, split = split_touching(given)
+    assert np.array_equal(found, expected)
+    assert np.array_equal(split, expected_split)
+    assert np.array_equal(given, labels)
+
+
 def cut_alone(mask: np.ndarray, framed: list[tuple[bool, bool]]) -> np.ndarray:
     """Cut one region in a picture of its own, its distance map flooded whatever it looks like."""
     margin = [(min(mask.shape) // 2 * low, min(mask.shape) // 2 * high) for low, high in framed]
