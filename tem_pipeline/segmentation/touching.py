@@ -205,7 +205,9 @@ def _lobes(regions: list[_Region], minimum_diameter_px: float) -> list[np.ndarra
     """Number the particles of each region 1 … k; None where it is a single one."""
     drawn = [region.drawn() for region in regions]
     sheet, places = _laid_out(drawn)
-    distance = ndimage.distance_transform_edt(ndimage.binary_fill_holes(sheet))
+    filled_sheet = ndimage.binary_fill_holes(sheet)
+    holes = filled_sheet & ~sheet
+    distance = ndimage.distance_transform_edt(filled_sheet)
     radii = [float(distance[place].max()) for place in places]
     refined = [
         2 * radius < _REFINED_UP_TO_PX and region.mask.size * _REFINEMENT**2 <= _LARGEST_REFINED
@@ -220,8 +222,8 @@ def _lobes(regions: list[_Region], minimum_diameter_px: float) -> list[np.ndarra
         )
         filled = {}
         for index, owner in found.items():
-            flaws = _flaws(drawn[index], owner, radii[index])
-            if flaws is not None:
+            flaws = _flaws(holes[places[index]], owner, radii[index])
+            if flaws.any():
                 filled[index] = drawn[index] | flaws
         again = _owners(list(filled.values()), scale, smallest_px)
         found |= zip(filled, again, strict=True)
@@ -230,22 +232,21 @@ def _lobes(regions: list[_Region], minimum_diameter_px: float) -> list[np.ndarra
     return lobes
 
 
-def _flaws(drawn: np.ndarray, owner: np.ndarray | None, radius: float) -> np.ndarray | None:
-    """Find the small holes that too few particles surround to be a gap between them; None without any."""
-    owner = drawn.astype(np.int64) if owner is None else owner
-    holes, _ = ndimage.label(ndimage.binary_fill_holes(drawn) & ~drawn)
-    flaws = []
-    for number, box in enumerate(ndimage.find_objects(holes), start=1):
+def _flaws(holes: np.ndarray, owner: np.ndarray | None, radius: float) -> np.ndarray:
+    """Keep of a region's holes the small ones that too few particles surround to be a gap between them."""
+    flaws = np.zeros_like(holes)
+    numbered, _ = ndimage.label(holes)
+    for number, box in enumerate(ndimage.find_objects(numbered), start=1):
         # A region is drawn with background around it: a hole has a pixel on all sides.
         box = tuple(slice(part.start - 1, part.stop + 1) for part in box)
-        hole = holes[box] == number
-        around = owner[box][ndimage.binary_dilation(hole, np.ones((3, 3)))]
-        if (
-            hole.sum() <= _FLAW * np.pi * radius**2
-            and len(np.unique(around[around > 0])) < _FEWEST_AROUND_A_GAP
-        ):
-            flaws.append(number)
-    return np.isin(holes, flaws) if flaws else None
+        hole = numbered[box] == number
+        particles = 1
+        if owner is not None:
+            around = owner[box][ndimage.binary_dilation(hole, np.ones((3, 3)))]
+            particles = len(np.unique(around[around > 0]))
+        small = hole.sum() <= _FLAW * np.pi * radius**2
+        flaws[box] |= hole & (small and particles < _FEWEST_AROUND_A_GAP)
+    return flaws
 
 
 def _owners(drawn: list[np.ndarray], scale: int, smallest_px: float) -> list[np.ndarray | None]:
