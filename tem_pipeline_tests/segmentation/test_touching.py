@@ -125,8 +125,9 @@ def test_curved_and_hollow_particles_stay_whole():
 
 
 @pytest.mark.parametrize("count", [3, 4, 5])
-@pytest.mark.parametrize("radius_px", [9, 17, 30])
+@pytest.mark.parametrize("radius_px", [12, 17, 30])
 def test_particles_that_enclose_a_gap_come_apart(count: int, radius_px: int):
+    gaps = 0
     for neck in (0.2, 0.4, 0.6):
         circle_px = radius_px * np.sqrt(1 - neck**2) / np.sin(np.pi / count)
         y, x = np.indices((2 * round(circle_px + 1.5 * radius_px),) * 2) - (circle_px + 1.5 * radius_px)
@@ -136,8 +137,9 @@ def test_particles_that_enclose_a_gap_come_apart(count: int, radius_px: int):
         gap_px = (ndimage.binary_fill_holes(mask) & ~mask).sum()
         if gap_px < 9:  # a smaller one can't be told from a flaw
             continue
-        assert neck < 0.6 or count > 3
+        gaps += 1
         assert len(split_touching(label_instances(mask, 1))[1]) == count, neck
+    assert gaps
 
 
 def test_a_hole_in_the_mask_does_not_cut_a_particle():
