@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     precision: Literal["auto", "f32", "bf16"] = Field(
         default="auto", description="arithmetic of inference; auto takes bf16 where the processor has it"
     )
-    tile_px: int = Field(default=512, ge=64, le=4096, multiple_of=16, description="side of an inference tile")
+    tile_px: int = Field(default=736, ge=64, le=4096, multiple_of=16, description="side of an inference tile")
     tile_overlap_px: int = Field(
         default=64, ge=0, le=1024, multiple_of=16, description="overlap of neighbouring tiles"
     )

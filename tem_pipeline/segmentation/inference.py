@@ -209,7 +209,7 @@ def load_model(
 def predict_strips(
     predict_tile: Callable[[np.ndarray], np.ndarray],
     image: np.ndarray,
-    tile_px: int = 512,
+    tile_px: int = 736,
     overlap_px: int = 64,
     progress: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
@@ -353,7 +353,7 @@ def predict_averaged_strips(
     image: np.ndarray,
     scales: Sequence[float] = (1.0,),
     flips: bool = False,
-    tile_px: int = 512,
+    tile_px: int = 736,
     overlap_px: int = 64,
     progress: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
@@ -475,7 +475,7 @@ def predict_classes(
     pixel_size_nm: float | None = None,
     scales: Sequence[float] = (),
     flips: bool = False,
-    tile_px: int = 512,
+    tile_px: int = 736,
     overlap_px: int = 64,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -566,7 +566,7 @@ def segment_micrograph(
     pixel_size_nm: float | None = None,
     scales: Sequence[float] = (),
     flips: bool = False,
-    tile_px: int = 512,
+    tile_px: int = 736,
     overlap_px: int = 64,
     minimum_diameter_px: float = 4.0,
     minimum_diameter_nm: float | None = None,

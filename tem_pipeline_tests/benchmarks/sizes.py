@@ -67,6 +67,11 @@ def int8() -> list[Measurement]:
                 5,
             ),
             Measurement(
+                f"base {base_width}: pixels of another class in int8",
+                100 * np.mean(predict_classes(quantised, image)[0] != predict_classes(model, image)[0]),
+                "%",
+            ),
+            Measurement(
                 f"base {base_width} in {precision()}: Dice on {len(validation)} validation images",
                 dice_before,
                 "",
