@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     )
     tile_px: int = Field(default=736, ge=64, le=4096, multiple_of=16, description="side of an inference tile")
     tile_overlap_px: int = Field(
-        default=64, ge=0, le=1024, multiple_of=16, description="overlap of neighbouring tiles"
+        default=32, ge=0, le=1024, multiple_of=16, description="overlap of neighbouring tiles"
     )
     minimum_diameter_px: float = Field(
         default=4.0, ge=1, description="smaller objects are noise: they are removed from the predicted masks"

@@ -210,7 +210,7 @@ def predict_strips(
     predict_tile: Callable[[np.ndarray], np.ndarray],
     image: np.ndarray,
     tile_px: int = 736,
-    overlap_px: int = 64,
+    overlap_px: int = 32,
     progress: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Predict class probabilities strip by strip, from overlapping tiles blended linearly.
@@ -354,7 +354,7 @@ def predict_averaged_strips(
     scales: Sequence[float] = (1.0,),
     flips: bool = False,
     tile_px: int = 736,
-    overlap_px: int = 64,
+    overlap_px: int = 32,
     progress: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Predict class probabilities strip by strip, averaged over scales of the image and its mirrorings.
@@ -476,7 +476,7 @@ def predict_classes(
     scales: Sequence[float] = (),
     flips: bool = False,
     tile_px: int = 736,
-    overlap_px: int = 64,
+    overlap_px: int = 32,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predict the class of every pixel of a standardised micrograph: the most probable one.
@@ -567,7 +567,7 @@ def segment_micrograph(
     scales: Sequence[float] = (),
     flips: bool = False,
     tile_px: int = 736,
-    overlap_px: int = 64,
+    overlap_px: int = 32,
     minimum_diameter_px: float = 4.0,
     minimum_diameter_nm: float | None = None,
     progress: Callable[[float], None] | None = None,
