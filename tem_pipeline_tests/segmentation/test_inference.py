@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from tem_pipeline.errors import UserError
+from tem_pipeline.micrographs.intensity import standardise
+from tem_pipeline.micrographs.simulation import simulate_micrograph
 from tem_pipeline.segmentation.inference import (
     CARD_FILE,
     ModelCard,
     SegmentationModel,
     _tile_starts,
     input_scale,
+    load_model,
     predict_averaged_strips,
     predict_classes,
     predict_strips,
@@ -24,6 +27,7 @@ from tem_pipeline.segmentation.inference import (
     size_scale,
     write_card,
 )
+from tem_pipeline.settings import Settings
 
 CARD = ModelCard(
     name="tem_segmentation",
@@ -300,6 +304,17 @@ def test_tiles_cover_an_image_with_the_overlap_and_hardly_more(length, tile_px, 
     assert (starts[0], starts[-1] + side) == (0, padded)
     assert all(step <= side - overlap_px for step in np.diff(starts))
     assert len(starts) * side < padded + (len(starts) - 1) * overlap_px + 16 * len(starts)
+
+
+def test_a_micrograph_in_tiles_has_the_classes_of_one_in_a_single_tile(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("TEM_PRETRAINED_MODEL")
+    model = load_model(Path(Settings().pretrained_model), threads=1, precision="f32")
+    drawn = simulate_micrograph(np.random.default_rng(0), shape=(1024, 1024))
+    image = standardise(drawn.image, drawn.mode)
+    tiled, _ = predict_classes(model, image, scales=(1,))
+    whole, _ = predict_classes(model, image, scales=(1,), tile_px=1024)
+    assert len(np.unique(whole)) == 3
+    assert 0 < np.mean(tiled != whole) < 0.001
 
 
 def test_an_image_is_not_shown_again_where_nothing_is_found_or_where_it_would_grow_too_large():
