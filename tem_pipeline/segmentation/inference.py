@@ -22,6 +22,9 @@ from tem_pipeline.storage import AnyPath, write_bytes
 
 CARD_FILE = "model.json"
 NETWORK_STRIDE_PX = 16
+# As few pixels computed twice as memory allows: docs/performance.md, "Larger tiles, less overlap".
+TILE_PX = 736
+TILE_OVERLAP_PX = 32
 # Training enlarges and shrinks by up to 1.33: an image this far from the training images is still known.
 LARGEST_PIXEL_RATIO = 1.25
 # Beyond, an enlarged image holds nothing more, and takes memory and time.
@@ -209,8 +212,8 @@ def load_model(
 def predict_strips(
     predict_tile: Callable[[np.ndarray], np.ndarray],
     image: np.ndarray,
-    tile_px: int = 736,
-    overlap_px: int = 32,
+    tile_px: int = TILE_PX,
+    overlap_px: int = TILE_OVERLAP_PX,
     progress: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Predict class probabilities strip by strip, from overlapping tiles blended linearly.
@@ -353,8 +356,8 @@ def predict_averaged_strips(
     image: np.ndarray,
     scales: Sequence[float] = (1.0,),
     flips: bool = False,
-    tile_px: int = 736,
-    overlap_px: int = 32,
+    tile_px: int = TILE_PX,
+    overlap_px: int = TILE_OVERLAP_PX,
     progress: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Predict class probabilities strip by strip, averaged over scales of the image and its mirrorings.
@@ -475,8 +478,8 @@ def predict_classes(
     pixel_size_nm: float | None = None,
     scales: Sequence[float] = (),
     flips: bool = False,
-    tile_px: int = 736,
-    overlap_px: int = 32,
+    tile_px: int = TILE_PX,
+    overlap_px: int = TILE_OVERLAP_PX,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predict the class of every pixel of a standardised micrograph: the most probable one.
@@ -566,8 +569,8 @@ def segment_micrograph(
     pixel_size_nm: float | None = None,
     scales: Sequence[float] = (),
     flips: bool = False,
-    tile_px: int = 736,
-    overlap_px: int = 32,
+    tile_px: int = TILE_PX,
+    overlap_px: int = TILE_OVERLAP_PX,
     minimum_diameter_px: float = 4.0,
     minimum_diameter_nm: float | None = None,
     progress: Callable[[float], None] | None = None,

@@ -14,6 +14,8 @@ from tem_pipeline.micrographs.intensity import standardise
 from tem_pipeline.micrographs.simulation import simulate_micrograph
 from tem_pipeline.segmentation.inference import (
     CARD_FILE,
+    TILE_OVERLAP_PX,
+    TILE_PX,
     ModelCard,
     SegmentationModel,
     _tile_starts,
@@ -315,6 +317,11 @@ def test_a_micrograph_in_tiles_has_the_classes_of_one_in_a_single_tile(monkeypat
     whole, _ = predict_classes(model, image, scales=(1,), tile_px=1024)
     assert len(np.unique(whole)) == 3
     assert 0 < np.mean(tiled != whole) < 0.001
+
+
+def test_unset_the_settings_ask_for_the_tiles_that_segmenting_takes_by_itself():
+    asked = {name: Settings.model_fields[name].default for name in ("tile_px", "tile_overlap_px")}
+    assert asked == {"tile_px": TILE_PX, "tile_overlap_px": TILE_OVERLAP_PX}
 
 
 def test_an_image_is_not_shown_again_where_nothing_is_found_or_where_it_would_grow_too_large():
