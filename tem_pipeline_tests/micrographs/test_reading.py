@@ -484,6 +484,27 @@ def test_faults_are_also_found_where_a_file_holds_columns_instead_of_rows(tmp_pa
     assert read_micrographs(tmp_path / "b.emd")[0].image.flags.f_contiguous
 
 
+@pytest.mark.parametrize("where", [0, 2**18 - 1, 2**18, 1_000_000, -1], ids=lambda i: f"pixel {i}")
+@pytest.mark.parametrize("options", [{}, {"byteorder": ">"}, {"compression": "zlib"}], ids=repr)
+def test_a_pixel_that_is_not_finite_is_found_in_every_part_of_a_large_tiff(tmp_path, where, options):
+    data = np.random.default_rng(0).random((1024, 1100), np.float32)
+    data.reshape(-1)[where] = np.nan
+    tifffile.imwrite(tmp_path / "a.tif", data, **options)
+    assert "1 of its pixels are not finite" in refusal(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+@pytest.mark.parametrize("faulty", range(3))
+def test_each_image_of_a_tiff_is_searched_for_pixels_that_are_not_finite(tmp_path, contiguous, faulty):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for i in range(3):
+            data = np.random.default_rng(i).random((600, 500), np.float32)
+            data[300, 200] = np.nan if i == faulty else 0
+            tiff.write(data, contiguous=contiguous, metadata=None if not contiguous else {})
+    faults = [bool(m.fault) for m in read_micrographs(tmp_path / "a.tif", measurable_only=False)]
+    assert faults == [i == faulty for i in range(3)]
+
+
 def test_large_finite_values_are_no_fault(tmp_path):
     data = np.random.default_rng(0).random((32, 32)).astype(np.float32) * np.float32(3e38)
     tifffile.imwrite(tmp_path / "a.tif", data)
