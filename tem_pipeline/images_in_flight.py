@@ -41,7 +41,8 @@ def in_order(
     given : iterable
         What the work is done on, one after the other. It is read by the caller's thread.
     in_flight : int
-        At most so many are begun and not given yet.
+        At most so many are begun and not given yet. With 1 the caller's thread does the work, and reads what
+        the next is done on after that.
     ended : Event, optional
         Set when this ends, however it does, so that long work that is begun can stop early: it is waited for.
 
@@ -49,6 +50,10 @@ def in_order(
     ------
     given, result
     """
+    if in_flight == 1:
+        for each in given:
+            yield each, work(each)
+        return
     waiting: deque[tuple[_Given, Future[_Result]]] = deque()
     with ThreadPoolExecutor(in_flight) as pool:
         try:

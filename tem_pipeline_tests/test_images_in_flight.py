@@ -24,6 +24,13 @@ def test_no_more_images_are_begun_than_may_be_in_flight(in_flight):
     assert sorted(begun) == list(range(9))
 
 
+def test_one_image_at_a_time_is_given_before_the_next_one_is_read():
+    read, given = [], []
+    for number, _ in in_order(str, (read.append(each) or each for each in range(5)), 1):
+        given.append(number)
+        assert read == given
+
+
 def test_results_come_before_the_failure_of_a_later_image_and_nothing_is_begun_after_it():
     begun, given, ended = [], [], threading.Event()
 

@@ -11,6 +11,7 @@ from skimage.transform import resize
 
 from tem_pipeline import progress
 from tem_pipeline.errors import UserError
+from tem_pipeline.images_in_flight import IMAGES_IN_FLIGHT, LARGEST_IN_FLIGHT_PX, in_order
 from tem_pipeline.micrographs.calibration import calibrate, resample_to_square
 from tem_pipeline.micrographs.ingestion import file_sha256, pixel_sha256
 from tem_pipeline.micrographs.reading import Micrograph, group_acquisitions, read_micrographs
@@ -19,7 +20,7 @@ from tem_pipeline.particles.measurement import measure_particles
 from tem_pipeline.particles.schema import PARTICLE_SCHEMA, check_particle_table, conform
 from tem_pipeline.particles.table import join_tables, with_origin
 from tem_pipeline.reports.overlays import overlay_png
-from tem_pipeline.segmentation.inference import SegmentationModel, segment_micrograph
+from tem_pipeline.segmentation.inference import ModelCard, Segmentation, SegmentationModel, segment_micrograph
 from tem_pipeline.segmentation.masks import judge_image
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import encode_tiff, write_bytes, write_table
@@ -32,6 +33,16 @@ class _Named:
     name: str
     file: Path
     micrograph: Micrograph
+
+
+@dataclass(frozen=True)
+class _Segmented:
+    """What was found on an image, as it was brought to square pixels."""
+
+    image: np.ndarray
+    pixel_size_nm: float | None
+    calibration: str
+    masks: Segmentation
 
 
 def segment_files(
@@ -67,15 +78,26 @@ def segment_files(
     failures: list[str] = []
     tables: list[pd.DataFrame] = []
     files = _expand(inputs, failures)
+
+    def segment(each: tuple[float, _Named]) -> _Segmented:
+        return _segment_one(each[1].micrograph, model, settings, pixel_size_nm, mode)
+
     with progress.bar("segmenting") as advance:
-        for done, named in _name_images(files, failures):
-            table = _segment_one(named, out, model, settings, pixel_size_nm, mode)
-            tables.append(table)
+        # While one image is measured and drawn by one core, the network has the others.
+        for (done, named), segmented in in_order(segment, _name_images(files, failures), _in_flight(files)):
+            tables.append(_write_and_measure(named, segmented, out, model.card))
             advance(done, named.name)
+            del named, segmented  # large ones: not while the next one is segmented
     particles = join_tables(tables)
     check_particle_table(particles)
     write_table(out / "particle_table.parquet", conform(particles, PARTICLE_SCHEMA))
     return failures
+
+
+def _in_flight(files: Sequence[Path]) -> int:
+    """Say how many images may be in memory at a time, by the files' sizes: their pixels aren't known yet."""
+    largest = max((file.stat().st_size for file in files), default=0)
+    return IMAGES_IN_FLIGHT if largest <= 4 * LARGEST_IN_FLIGHT_PX else 1
 
 
 def _expand(inputs: Sequence[Path], failures: list[str]) -> list[Path]:
@@ -120,14 +142,12 @@ def _name_images(files: list[Path], failures: list[str]) -> Iterator[tuple[float
 
 
 def _segment_one(
-    named: _Named,
-    out: Path,
+    micrograph: Micrograph,
     model: SegmentationModel,
     settings: Settings,
     pixel_size_nm: float | None,
     mode: str,
-) -> pd.DataFrame:
-    micrograph = named.micrograph
+) -> _Segmented:
     calibration = calibrate(micrograph.pixel_size_nm, pixel_size_nm)
     image, size_nm = micrograph.image, None
     if calibration.pixel_size_nm is not None:
@@ -143,6 +163,16 @@ def _segment_one(
         overlap_px=settings.tile_overlap_px,
         minimum_diameter_px=settings.minimum_diameter_px,
         minimum_diameter_nm=settings.minimum_diameter_nm,
+    )
+    return _Segmented(image, size_nm, calibration.state, masks)
+
+
+def _write_and_measure(named: _Named, segmented: _Segmented, out: Path, card: ModelCard) -> pd.DataFrame:
+    micrograph, image, size_nm, masks = (
+        named.micrograph,
+        segmented.image,
+        segmented.pixel_size_nm,
+        segmented.masks,
     )
     size_of_input_nm = size_nm if image.shape == micrograph.image.shape else None
     for kind, labels in (("labels", masks.labels), ("shells", masks.shell_labels)):
@@ -172,13 +202,13 @@ def _segment_one(
         "pixel_sha256": pixel_sha256(micrograph.image),
         "mode": masks.mode,
         "pixel_size_nm": size_nm,
-        "calibration": calibration.state,
+        "calibration": segmented.calibration,
         "calibration_uncertainty": None,
-        "model_name": model.card.name,
-        "model_version": model.card.version,
-        "model_sha256": model.card.weights_sha256,
-        "loss": model.card.loss,
-        "code_version": model.card.code_version,
+        "model_name": card.name,
+        "model_version": card.version,
+        "model_sha256": card.weights_sha256,
+        "loss": card.loss,
+        "code_version": card.code_version,
         "image_quality": judge_image(masks, image, size_nm).image_quality,
         "metal": None,
     }

@@ -126,7 +126,7 @@ def one_file() -> list[Measurement]:
                 lambda: run_python("-m", "tem_pipeline.cli", *command, f"{name}/openvino"),
                 "the same with Keras' `predict`",
                 lambda: run_python("-c", _KERAS_PROCESS, *command, f"{name}/keras"),
-                5,
+                11,
                 limit=5,
                 at_least=4,
             )
