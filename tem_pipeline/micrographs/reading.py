@@ -443,9 +443,12 @@ class _SearchedFile(io.BufferedReader):
         step = _SEARCHED_BYTES // numbers.itemsize
         n_read, is_finite = 0, True
         for part in (numbers[start : start + step] for start in range(0, numbers.size, step)):
-            n_read += super().readinto(part)
+            n_given = super().readinto(part)
+            n_read += n_given
+            if n_given < part.nbytes:
+                return n_read  # it is cut short: the rest may be claimed only
             is_finite = is_finite and _seems_finite(part)
-        if is_finite and n_read == numbers.nbytes:
+        if is_finite:
             self._finite = numbers
         return n_read
 

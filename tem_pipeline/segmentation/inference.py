@@ -17,6 +17,7 @@ import numpy as np
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.intensity import detect_mode, standardise
 from tem_pipeline.segmentation.instances import areas_px, label_instances, row_strips, typical_diameter_px
+from tem_pipeline.segmentation.merging import merge_up_convolutions
 from tem_pipeline.segmentation.touching import split_touching
 from tem_pipeline.storage import AnyPath, write_bytes
 
@@ -186,7 +187,9 @@ def load_model(
     if tiles_at_a_time > 1:
         options["NUM_STREAMS"] = str(tiles_at_a_time)
     try:
-        compiled = core.compile_model(core.read_model(str(xml)), "CPU", options)
+        network = core.read_model(str(xml))
+        merge_up_convolutions(network, NETWORK_STRIDE_PX)
+        compiled = core.compile_model(network, "CPU", options)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise UserError(f"{xml}: the model can't be loaded ({reason}); export it again") from error

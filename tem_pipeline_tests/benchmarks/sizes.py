@@ -12,7 +12,13 @@ from tem_pipeline.annotation.augmentation import augment_images
 from tem_pipeline.annotation.datasets import CORE_CLASSES, AnnotatedImage
 from tem_pipeline.micrographs.intensity import standardise
 from tem_pipeline.micrographs.simulation import simulate_micrograph
-from tem_pipeline.segmentation.inference import SegmentationModel, load_model, predict_classes
+from tem_pipeline.segmentation.inference import (
+    NETWORK_STRIDE_PX,
+    SegmentationModel,
+    load_model,
+    predict_classes,
+)
+from tem_pipeline.segmentation.merging import merge_up_convolutions
 from tem_pipeline.segmentation.metrics import confusion_counts, scores
 from tem_pipeline.segmentation.training import Profile, prepare_keras, train_network
 from tem_pipeline.settings import Settings
@@ -146,8 +152,8 @@ def _quantised(folder: Path) -> Path:
     # Not the augmented crops: their changed contrast widens the ranges, and costs more Dice.
     calibration = [image.image[np.newaxis, ..., np.newaxis] for image in annotated_images(TRAINING)]
     (source,) = folder.glob("*/model.xml")
-    quantised: Any = nncf.quantize(
-        openvino.Core().read_model(str(source)), nncf.Dataset(calibration), subset_size=len(calibration)
-    )
+    network = openvino.Core().read_model(str(source))
+    merge_up_convolutions(network, NETWORK_STRIDE_PX)
+    quantised: Any = nncf.quantize(network, nncf.Dataset(calibration), subset_size=len(calibration))
     openvino.save_model(quantised, str(copy / source.relative_to(folder)))
     return copy

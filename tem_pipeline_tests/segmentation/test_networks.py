@@ -1,6 +1,11 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
+from tem_pipeline.segmentation.inference import NETWORK_STRIDE_PX
+from tem_pipeline.segmentation.merging import merge_up_convolutions
 from tem_pipeline.segmentation.networks import ds_unet, unet
 
 
@@ -75,12 +80,10 @@ def test_impossible_sizes_of_a_network_are_refused():
         ds_unet(8, classes=1)
 
 
-@pytest.mark.parametrize("build", [ds_unet, unet])
-def test_the_openvino_export_takes_any_size_and_gives_what_keras_gives(build, tmp_path):
-    import openvino
-
-    model = build(8, 3, seed=0)
-    # Running averages and scales as after a training, so that the normalisation is tested too.
+@pytest.fixture(scope="module", params=[ds_unet, unet], ids=["ds_unet", "unet"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """Build a network, in Keras and exported, whose biases, averages and scales are as after a training."""
+    model = request.param(8, 3, seed=0)
     rng = np.random.default_rng(1)
     for layer in model.layers:
         if layer.name.endswith("_norm"):
@@ -93,11 +96,48 @@ def test_the_openvino_export_takes_any_size_and_gives_what_keras_gives(build, tm
                     rng.uniform(0.5, 2, variance.shape),
                 ]
             )
-    target = tmp_path / "model.xml"
+        elif layer.name.endswith("_up"):
+            kernel, bias = layer.get_weights()
+            layer.set_weights([kernel, rng.normal(0, 0.2, bias.shape)])
+    target = tmp_path_factory.mktemp("exported") / "model.xml"
     model.export(str(target), format="openvino", verbose=False)
-    compiled = openvino.Core().compile_model(target, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return model, target
+
+
+def test_the_openvino_export_takes_any_size_and_gives_what_keras_gives(exported):
+    import openvino
+
+    model, file = exported
+    compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for size in [(64, 64), (48, 112)]:
-        image = rng.normal(size=(1, *size, 1)).astype(np.float32)
+        image = np.random.default_rng(2).normal(size=(1, *size, 1)).astype(np.float32)
         expected = np.asarray(model(image, training=False))
         assert expected.std() > 0.01
         np.testing.assert_allclose(compiled(image)[0], expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("half_precision", [False, True])
+def test_a_network_with_its_up_convolutions_merged_gives_what_it_gave(exported, half_precision, tmp_path):
+    import openvino
+
+    model, file = exported
+    core = openvino.Core()
+    plain = core.read_model(file)
+    if half_precision:
+        openvino.save_model(plain, tmp_path / "half.xml", compress_to_fp16=True)
+        plain = core.read_model(tmp_path / "half.xml")
+    merged = plain.clone()
+    assert merge_up_convolutions(merged, NETWORK_STRIDE_PX) == (4 if model.name == "ds_unet" else 0)
+    assert _count(merged, "Concat") == (0 if model.name == "ds_unet" else _count(plain, "Concat"))
+    before, after = (
+        core.compile_model(m, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}) for m in (plain, merged)
+    )
+    for size in [(16, 16), (64, 64), (48, 112)]:
+        image = np.random.default_rng(2).normal(size=(1, *size, 1)).astype(np.float32)
+        expected = before(image)[0]
+        assert expected.std() > 0.01
+        np.testing.assert_allclose(after(image)[0], expected, atol=1e-5)
+
+
+def _count(model: Any, kind: str) -> int:
+    return sum(node.get_type_name() == kind for node in model.get_ordered_ops())
