@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from tem_pipeline.particles.schema import PARTICLE_SCHEMA, check_particle_table,
 from tem_pipeline.particles.table import join_tables, with_origin
 from tem_pipeline.reports.overlays import overlay_png
 from tem_pipeline.segmentation.inference import ModelCard, Segmentation, SegmentationModel, segment_micrograph
-from tem_pipeline.segmentation.masks import judge_image
+from tem_pipeline.segmentation.masks import judge_image, load_before_threads, stoppable
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import encode_tiff, write_bytes, write_table
 
@@ -78,13 +79,18 @@ def segment_files(
     failures: list[str] = []
     tables: list[pd.DataFrame] = []
     files = _expand(inputs, failures)
+    in_flight, ended = _in_flight(files), Event()
+    shared = stoppable(model, ended)
+    if in_flight > 1:
+        load_before_threads()
 
     def segment(each: tuple[float, _Named]) -> _Segmented:
-        return _segment_one(each[1].micrograph, model, settings, pixel_size_nm, mode)
+        return _segment_one(each[1].micrograph, shared, settings, pixel_size_nm, mode)
 
     with progress.bar("segmenting") as advance:
         # While one image is measured and drawn by one core, the network has the others.
-        for (done, named), segmented in in_order(segment, _name_images(files, failures), _in_flight(files)):
+        named_images = _name_images(files, failures)
+        for (done, named), segmented in in_order(segment, named_images, in_flight, ended):
             tables.append(_write_and_measure(named, segmented, out, model.card))
             advance(done, named.name)
             del named, segmented  # large ones: not while the next one is segmented
@@ -97,7 +103,7 @@ def segment_files(
 def _in_flight(files: Sequence[Path]) -> int:
     """Say how many images may be in memory at a time, by the files' sizes: their pixels aren't known yet."""
     largest = max((file.stat().st_size for file in files), default=0)
-    return IMAGES_IN_FLIGHT if largest <= 4 * LARGEST_IN_FLIGHT_PX else 1
+    return IMAGES_IN_FLIGHT if len(files) > 1 and largest <= 4 * LARGEST_IN_FLIGHT_PX else 1
 
 
 def _expand(inputs: Sequence[Path], failures: list[str]) -> list[Path]:

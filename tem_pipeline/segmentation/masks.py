@@ -100,6 +100,25 @@ class ImageQuality:
     image_quality_reason: str | None
 
 
+def load_before_threads() -> None:
+    """Load what segmenting loads when it needs it: two threads may meet a module that is half loaded."""
+    import scipy.fft  # noqa: F401
+    import skimage.morphology
+    import skimage.segmentation
+    import skimage.transform  # noqa: F401
+
+
+def stoppable(model: SegmentationModel, ended: Event) -> SegmentationModel:
+    """Give the model in a form that predicts no more tiles once the event is set."""
+
+    def predict_tile(tile: np.ndarray) -> np.ndarray:
+        if ended.is_set():
+            raise CancelledError
+        return model.predict_tile(tile)
+
+    return replace(model, predict_tile=predict_tile)
+
+
 def judge_image(
     segmentation: Segmentation, image: np.ndarray, pixel_size_nm: float | None = None
 ) -> ImageQuality:
@@ -235,19 +254,9 @@ def predict_session_masks(
     DataFrame
         One row an image, as `MASK_SCHEMA` says.
     """
-    # Before there are threads: two that import at the same time may meet a module that is half loaded.
-    import skimage.morphology
-    import skimage.segmentation
-    import skimage.transform  # noqa: F401
-
+    load_before_threads()
     ended = Event()
-
-    def predict_tile(tile: np.ndarray) -> np.ndarray:
-        if ended.is_set():
-            raise CancelledError
-        return model.predict_tile(tile)
-
-    shared = replace(model, predict_tile=predict_tile)
+    shared = stoppable(model, ended)
 
     def segment(image_row: pd.Series) -> tuple[np.ndarray, float | None, Segmentation, ImageQuality]:
         with (images / image_row["image_file"]).open("rb") as file:

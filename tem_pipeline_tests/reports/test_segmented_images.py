@@ -1,5 +1,7 @@
 """Images outside any session, segmented and measured."""
 
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pandas as pd
 import pytest
 import tifffile
 
+from tem_pipeline.errors import UserError
 from tem_pipeline.reports import segmented_images
 from tem_pipeline.reports.segmented_images import segment_files
 from tem_pipeline.segmentation.inference import load_model
@@ -57,3 +60,29 @@ def test_two_images_in_flight_give_the_files_and_rows_of_one_at_a_time(
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
     table = pd.read_parquet(tmp_path / "two/particle_table.parquet")
     assert list(table["image_id"].unique()) == [*"01245678", "stack_0", "stack_1", "stack_2"]
+
+
+@pytest.mark.parametrize("error", [UserError("full disk"), KeyboardInterrupt()])
+def test_what_ends_several_files_ends_them_at_the_next_tile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+):
+    tifffile.imwrite(tmp_path / "0.tif", np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+    tifffile.imwrite(tmp_path / "1.tif", np.arange(900 * 900, dtype=np.float32).reshape(900, 900))
+    lay_model(tmp_path / "model", "threshold")
+    model = load_model(tmp_path / "model")
+    seen = []
+
+    def predict(tile: np.ndarray) -> np.ndarray:
+        seen.append(tile)
+        time.sleep(0.02)
+        return np.stack([np.ones_like(tile), np.zeros_like(tile)], axis=-1)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(segmented_images, "measure_particles", fail)
+    slow = replace(model, predict_tile=predict)
+    files = [tmp_path / "0.tif", tmp_path / "1.tif"]
+    with pytest.raises(type(error)):
+        segment_files(files, tmp_path, slow, Settings(tile_px=64))
+    assert len(seen) < 100
