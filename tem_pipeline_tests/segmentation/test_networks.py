@@ -4,9 +4,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tem_pipeline.segmentation.inference import NETWORK_STRIDE_PX
+from tem_pipeline.segmentation.inference import NETWORK_STRIDE_PX, read_card
 from tem_pipeline.segmentation.merging import merge_up_convolutions
 from tem_pipeline.segmentation.networks import ds_unet, unet
+from tem_pipeline.settings import PROJECT_ROOT
 
 
 def test_ds_unet_at_base_64_with_two_classes_has_the_published_size():
@@ -126,12 +127,26 @@ def test_a_network_with_its_up_convolutions_merged_gives_what_it_gave(exported, 
     if half_precision:
         openvino.save_model(plain, tmp_path / "half.xml", compress_to_fp16=True)
         plain = core.read_model(tmp_path / "half.xml")
-    merged = plain.clone()
-    assert merge_up_convolutions(merged, NETWORK_STRIDE_PX) == (4 if model.name == "ds_unet" else 0)
-    assert _count(merged, "Concat") == (0 if model.name == "ds_unet" else _count(plain, "Concat"))
-    before, after = (
-        core.compile_model(m, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}) for m in (plain, merged)
+    _compare_with_merged(plain, merges=4 if model.name == "ds_unet" else 0)
+
+
+def test_the_shipped_model_with_its_up_convolutions_merged_gives_what_it_gave():
+    import openvino
+
+    folder = PROJECT_ROOT / "models" / "pretrained"
+    _compare_with_merged(
+        openvino.Core().read_model(folder / read_card(folder).weights / "model.xml"), merges=4
     )
+
+
+def _compare_with_merged(plain: Any, merges: int) -> None:
+    import openvino
+
+    core, merged = openvino.Core(), plain.clone()
+    assert merge_up_convolutions(merged, NETWORK_STRIDE_PX) == merges
+    assert _count(merged, "Concat") == (0 if merges else _count(plain, "Concat"))
+    f32 = {"INFERENCE_PRECISION_HINT": "f32"}
+    before, after = (core.compile_model(model, "CPU", f32) for model in (plain, merged))
     for size in [(16, 16), (64, 64), (48, 112)]:
         image = np.random.default_rng(2).normal(size=(1, *size, 1)).astype(np.float32)
         expected = before(image)[0]
