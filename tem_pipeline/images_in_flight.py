@@ -41,8 +41,8 @@ def in_order(
     given : iterable
         What the work is done on, one after the other. It is read by the caller's thread.
     in_flight : int
-        At most so many are begun and not given yet. With 1 the caller's thread does the work, and reads what
-        the next is done on after that.
+        At most so many are begun and not given yet. With 1 the caller's thread does the work, reads what the
+        next is done on after that, and leaves `ended` alone: nothing else is begun.
     ended : Event, optional
         Set when this ends, however it does, so that long work that is begun can stop early: it is waited for.
 

@@ -436,7 +436,7 @@ class _SearchedFile(io.BufferedReader):
 
     def readinto(self, buffer: Any, /) -> int:
         self._finite = None
-        is_array = isinstance(buffer, np.ndarray)
+        is_array = isinstance(buffer, np.ndarray) and buffer.flags.c_contiguous
         if not is_array or buffer.dtype.kind != "f" or not buffer.dtype.isnative:
             return super().readinto(cast(Any, buffer))
         numbers: Any = buffer.reshape(-1)

@@ -102,8 +102,9 @@ def segment_files(
 
 def _in_flight(files: Sequence[Path]) -> int:
     """Say how many images may be in memory at a time, by the files' sizes: their pixels aren't known yet."""
-    largest = max((file.stat().st_size for file in files), default=0)
-    return IMAGES_IN_FLIGHT if len(files) > 1 and largest <= 4 * LARGEST_IN_FLIGHT_PX else 1
+    largest_bytes = max((file.stat().st_size for file in files), default=0)
+    # Up to four bytes a pixel: only smaller dtypes let a larger image through, which then takes less itself.
+    return IMAGES_IN_FLIGHT if len(files) > 1 and largest_bytes <= 4 * LARGEST_IN_FLIGHT_PX else 1
 
 
 def _expand(inputs: Sequence[Path], failures: list[str]) -> list[Path]:

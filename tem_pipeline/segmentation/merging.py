@@ -48,6 +48,8 @@ def _merge(beside: Any) -> bool:
 
     if len(beside.inputs()) != 2 or len(targets := beside.output(0).get_target_inputs()) != 1:
         return False
+    if beside.get_attributes()["axis"] not in (1, -3):  # that of the channels
+        return False
     fusing = next(iter(targets)).get_node()
     skip, biased = beside.input_value(0), beside.input_value(1).get_node()
     if fusing.get_type_name() != "Convolution" or biased.get_type_name() != "Add":

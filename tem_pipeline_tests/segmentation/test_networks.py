@@ -139,6 +139,19 @@ def test_the_shipped_model_with_its_up_convolutions_merged_gives_what_it_gave():
     )
 
 
+def test_what_lies_below_its_skip_and_not_beside_it_is_not_merged():
+    import openvino
+    from openvino import opset13 as operations
+
+    ones = [np.ones(shape, np.float32) for shape in ((2, 2, 2, 2), (1, 2, 1, 1), (3, 2, 1, 1))]
+    kernel, bias, fusing = (operations.constant(each) for each in ones)
+    skip, x = (operations.parameter([1, 2, side, side], np.float32) for side in (8, 4))
+    up = operations.convolution_backprop_data(x, kernel, [2, 2], pads_begin=[0, 0], pads_end=[0, 0])
+    below = operations.concat([skip, operations.add(up, bias)], axis=2)
+    fused = operations.convolution(below, fusing, [1, 1], [0, 0], [0, 0], [1, 1])
+    assert merge_up_convolutions(openvino.Model([fused], [skip, x]), NETWORK_STRIDE_PX) == 0  # type: ignore[misc]
+
+
 def _compare_with_merged(plain: Any, merges: int) -> None:
     import openvino
 
