@@ -57,13 +57,13 @@ test-slow: $(VENV)/dev.stamp ## the long proofs too
 	@$(BIN)/python -m pytest -q --timeout 3600
 
 pretrained: $(VENV)/runtime.stamp ## train the model in models/pretrained/ anew (over an hour; goes on where it was cut short)
-	@$(BIN)/python -m tem_pipeline.segmentation.pretraining models/pretrained models/pretraining
+	@$(BIN)/python -m tem_pipeline.training.pretraining models/pretrained models/pretraining
 
 bench: $(VENV)/dev.stamp ## measure, and write docs/benchmarks/ (BENCH=… : only these)
-	@$(BIN)/python -m tem_pipeline_tests.benchmarks $(BENCH)
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 study: $(VENV)/dev.stamp ## compare losses, networks and protocols, measure the pretrained model (STUDY=… : only these parts)
-	@$(BIN)/python -m tem_pipeline_tests.studies $(STUDY)
+	@$(BIN)/python -m studies $(STUDY)
 
 lint: $(VENV)/dev.stamp ## ruff and pyright
 	@$(BIN)/ruff check .

@@ -137,7 +137,7 @@ def simulate(
     sd_nm: Annotated[float | None, typer.Option(help="standard deviation of the diameter")] = None,
 ) -> None:
     """Write a simulated session and its truth: OUT/session and OUT/truth."""
-    from tem_pipeline.micrographs.simulation import simulate_session
+    from tem_pipeline.simulation.sessions import simulate_session
 
     simulate_session(
         out,
@@ -181,8 +181,8 @@ def evaluate(
 ) -> None:
     """Hold a model against an annotated set; images it was trained on are skipped and counted."""
     from tem_pipeline.annotation.datasets import read_annotated_set
-    from tem_pipeline.segmentation.evaluation import evaluate_model, summarise_evaluation, unseen
     from tem_pipeline.segmentation.inference import load_model
+    from tem_pipeline.training.evaluation import evaluate_model, summarise_evaluation, unseen
 
     settings = load_settings()
     folder = _set_folder(annotated_set)
@@ -240,7 +240,7 @@ def segment(
         with ThreadPoolExecutor(1) as beside:
             # OpenVINO and the model are loaded while this thread imports the rest.
             loading = beside.submit(load_model, folder, settings.threads, settings.precision)
-            from tem_pipeline.reports.segmented_images import segment_files
+            from tem_pipeline.single_images import segment_files
 
             loaded = loading.result()
     failures = segment_files(inputs, out, loaded, settings, pixel_size_nm, mode)
@@ -300,7 +300,7 @@ def sessions(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """List every session, its state and the reason."""
     import time
 
-    from tem_pipeline.orchestration.session_states import as_lines, as_record, session_states
+    from tem_pipeline.orchestration.session_life.states import as_lines, as_record, session_states
 
     states = session_states(_layout(), load_settings(), time.time())
     if as_json:

@@ -71,7 +71,7 @@ def _simulate(layout: Layout) -> pd.DataFrame:
     DataFrame
         The session's true particles, with the name of their image.
     """
-    from tem_pipeline.micrographs.simulation import simulate_annotated_set, simulate_session
+    from tem_pipeline.simulation.sessions import simulate_annotated_set, simulate_session
 
     _say("1/3 simulating micrographs of core–shell catalysts")
     simulate_annotated_set(Path(str(layout.annotated / ANNOTATED_SET)), images=ANNOTATED_IMAGES, seed=41)

@@ -23,7 +23,7 @@ from tem_pipeline.settings import Settings
 from tem_pipeline.storage import AnyPath, Layout, atomic_path
 
 if TYPE_CHECKING:  # finding a model must not wait for what training it needs
-    from tem_pipeline.segmentation.training import TrainedNetwork
+    from tem_pipeline.training.fitting import TrainedNetwork
 
 EXPERIMENT = "tem_segmentation"
 REGISTERED_MODEL = "tem_segmentation"
@@ -179,7 +179,7 @@ def log_training(
     """
     import mlflow
 
-    from tem_pipeline.segmentation.training import export_model
+    from tem_pipeline.training.fitting import export_model
 
     with (
         _client(store) as client,

@@ -145,7 +145,7 @@ def test_segmenting_a_file_loads_nothing_that_it_does_without(tmp_path: Path):
 def test_a_model_is_found_before_what_tables_bars_and_training_need_is_loaded():
     program = (
         "import sys, tem_pipeline.cli, tem_pipeline.tracking;"
-        "print({'pandas', 'rich', 'tem_pipeline.segmentation.training'} & set(sys.modules))"
+        "print({'pandas', 'rich', 'tem_pipeline.training.fitting'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -12,9 +12,9 @@ from upath import UPath
 from tem_pipeline import tracking
 from tem_pipeline.errors import UserError
 from tem_pipeline.segmentation.inference import load_model, read_card, write_card
-from tem_pipeline.segmentation.training import PROFILES, prepare_keras, train_network
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import Layout
+from tem_pipeline.training.fitting import PROFILES, prepare_keras, train_network
 
 TINY = replace(PROFILES["quick"], base_width=4, crop_px=32, steps=4, epoch_steps=2, batch=2)
 

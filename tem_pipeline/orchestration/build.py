@@ -10,11 +10,11 @@ from tem_pipeline.orchestration.assets.sessions import SESSION_ASSETS
 from tem_pipeline.orchestration.assets.training import TRAINING_ASSETS
 from tem_pipeline.orchestration.io_managers import LakeTables
 from tem_pipeline.orchestration.jobs import JOBS
-from tem_pipeline.orchestration.overview import session_overview, session_states_asset
-from tem_pipeline.orchestration.reprocessing import reprocess_requests, reprocess_sessions
 from tem_pipeline.orchestration.resources import Platform, SessionLock, TrainingPlan
-from tem_pipeline.orchestration.schedules import SCHEDULES
-from tem_pipeline.orchestration.sensors import SENSORS
+from tem_pipeline.orchestration.session_life.overview import session_overview, session_states_asset
+from tem_pipeline.orchestration.session_life.reprocessing import reprocess_requests, reprocess_sessions
+from tem_pipeline.orchestration.session_life.schedules import SCHEDULES
+from tem_pipeline.orchestration.session_life.sensors import SENSORS
 from tem_pipeline.settings import load_settings
 
 

@@ -10,8 +10,8 @@ import dagster as dg
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration.build import build_definitions
-from tem_pipeline.orchestration.failures import failure_reason
 from tem_pipeline.orchestration.partitions import SESSIONS
+from tem_pipeline.orchestration.session_life.failures import failure_reason
 from tem_pipeline.settings import PROJECT_ROOT
 
 

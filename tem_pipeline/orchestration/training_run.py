@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from tem_pipeline.orchestration.assets.training import SCORE_NAMES, model_key
 from tem_pipeline.orchestration.launch import run_job
-from tem_pipeline.segmentation.losses import LOSSES
 from tem_pipeline.settings import load_settings
 from tem_pipeline.storage import Layout, layout_of, read_table
+from tem_pipeline.training.losses import LOSSES
 
 
 def train_sets(

@@ -251,7 +251,7 @@ def test_the_training_rows_hold_no_source_of_validation_or_test(reference_data):
 
 
 def test_the_paper_s_profile_makes_over_2000_rows_of_128_images():
-    from tem_pipeline.segmentation.training import PROFILES
+    from tem_pipeline.training.fitting import PROFILES
 
     profile = PROFILES["paper"]
     assert profile.augmented_images > 2000

@@ -316,8 +316,8 @@ def test_sets_of_other_classes_or_equal_names_are_not_combined(tmp_path):
 
 def test_the_science_of_annotation_and_scores_loads_no_framework():
     code = (
-        "import sys, tem_pipeline.annotation.augmentation, tem_pipeline.segmentation.networks, "
-        "tem_pipeline.segmentation.losses, tem_pipeline.segmentation.metrics; "
+        "import sys, tem_pipeline.annotation.augmentation, tem_pipeline.training.networks, "
+        "tem_pipeline.training.losses, tem_pipeline.training.metrics; "
         "print([m for m in ('tensorflow', 'keras', 'mlflow', 'dagster') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -4,9 +4,9 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from tem_pipeline_tests.benchmarks.__main__ import markdown
-from tem_pipeline_tests.benchmarks.large_session import functions_s
-from tem_pipeline_tests.benchmarks.measurements import (
+from benchmarks.__main__ import markdown
+from benchmarks.large_session import functions_s
+from benchmarks.measurements import (
     Measurement,
     compared,
     paired,

@@ -14,8 +14,8 @@ from tem_pipeline.orchestration.build import build_definitions
 from tem_pipeline.orchestration.launch import open_instance
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import Platform
-from tem_pipeline.orchestration.schedules import nightly_sessions
-from tem_pipeline.orchestration.sensors import new_microscope_sessions
+from tem_pipeline.orchestration.session_life.schedules import nightly_sessions
+from tem_pipeline.orchestration.session_life.sensors import new_microscope_sessions
 
 
 def tick(instance: dg.DagsterInstance) -> list[dg.RunRequest]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tem_pipeline.micrographs.simulation import simulate_annotated_set
+from tem_pipeline.simulation.sessions import simulate_annotated_set
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 
 from tem_pipeline import tracking
-from tem_pipeline.micrographs.simulation import simulate_session
-from tem_pipeline.orchestration.requests import SESSION_TABLES
 from tem_pipeline.orchestration.resources import Platform
+from tem_pipeline.orchestration.session_life.requests import SESSION_TABLES
 from tem_pipeline.particles.query import run_query
 from tem_pipeline.settings import PROJECT_ROOT, Settings
+from tem_pipeline.simulation.sessions import simulate_session
 from tem_pipeline.storage import Layout, read_table
 from tem_pipeline_tests.end_to_end.daemon import Daemon, watched
 from tem_pipeline_tests.orchestration.conftest import deliver, lay_champion, process

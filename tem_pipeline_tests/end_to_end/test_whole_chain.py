@@ -13,11 +13,11 @@ import pytest
 import tifffile
 
 from tem_pipeline.micrographs.session_images import ingest_session
-from tem_pipeline.micrographs.simulation import simulate_session
 from tem_pipeline.particles.schema import check_particle_table
 from tem_pipeline.particles.table import measure_session
 from tem_pipeline.segmentation.instances import label_instances
 from tem_pipeline.segmentation.touching import split_touching
+from tem_pipeline.simulation.sessions import simulate_session
 from tem_pipeline.storage import encode_tiff, write_content
 from tem_pipeline_tests.end_to_end.conftest import Laboratory
 

@@ -10,15 +10,15 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from tem_pipeline.micrographs.simulation import simulate_session
 from tem_pipeline.orchestration.build import build_definitions
-from tem_pipeline.orchestration.failures import failure_reason
 from tem_pipeline.orchestration.io_managers import LakeTables
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import Platform, SessionLock
-from tem_pipeline.orchestration.schedules import nightly_sessions
+from tem_pipeline.orchestration.session_life.failures import failure_reason
+from tem_pipeline.orchestration.session_life.schedules import nightly_sessions
 from tem_pipeline.segmentation.inference import ModelCard, write_card
 from tem_pipeline.settings import load_settings
+from tem_pipeline.simulation.sessions import simulate_session
 from tem_pipeline.storage import AnyPath
 
 

@@ -8,11 +8,11 @@ import dagster as dg
 import pytest
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.micrographs.simulation import simulate_session
 from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import SESSION_FOLDER_TAG, Platform, TrainingPlan
 from tem_pipeline.settings import PROJECT_ROOT
+from tem_pipeline.simulation.sessions import simulate_session
 from tem_pipeline.storage import read_table
 
 

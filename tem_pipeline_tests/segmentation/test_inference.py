@@ -11,7 +11,6 @@ from scipy.ndimage import gaussian_filter
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.intensity import standardise
-from tem_pipeline.micrographs.simulation import simulate_micrograph
 from tem_pipeline.segmentation.inference import (
     CARD_FILE,
     TILE_OVERLAP_PX,
@@ -30,6 +29,7 @@ from tem_pipeline.segmentation.inference import (
     write_card,
 )
 from tem_pipeline.settings import Settings
+from tem_pipeline.simulation.sessions import simulate_micrograph
 
 CARD = ModelCard(
     name="tem_segmentation",

@@ -12,8 +12,6 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.micrographs.imaging import Imaging
-from tem_pipeline.micrographs.simulation import simulate_micrograph
 from tem_pipeline.particles.schema import conform
 from tem_pipeline.segmentation.inference import ModelCard, Segmentation, SegmentationModel
 from tem_pipeline.segmentation.instances import label_instances
@@ -24,6 +22,8 @@ from tem_pipeline.segmentation.masks import (
     rim_width_px,
 )
 from tem_pipeline.settings import Settings
+from tem_pipeline.simulation.imaging import Imaging
+from tem_pipeline.simulation.sessions import simulate_micrograph
 
 SHAPE = (240, 240)
 CARD = ModelCard(

@@ -6,11 +6,11 @@ from PIL import Image
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-from tem_pipeline.micrographs.specimens import Population, place_particles, rasterise
 from tem_pipeline.segmentation import touching
 from tem_pipeline.segmentation.instances import label_instances
-from tem_pipeline.segmentation.metrics import match_instances
 from tem_pipeline.segmentation.touching import split_touching
+from tem_pipeline.simulation.specimens import Population, place_particles, rasterise
+from tem_pipeline.training.metrics import match_instances
 
 Range = tuple[float, float]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from tem_pipeline_tests.studies.pretrained_model import match_centres, pooled_f1, pretrained_section
+from studies.pretrained_model import match_centres, pooled_f1, pretrained_section
 
 BOXES = np.array([[0.0, 0, 10, 10], [5, 5, 15, 15], [100, 100, 110, 110]])
 

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 import tem_pipeline
-from tem_pipeline.annotation.datasets import read_annotated_set
-from tem_pipeline.segmentation.training import Profile
-from tem_pipeline_tests.studies.protocols import (
+from studies.protocols import (
     PROTOCOLS,
     augment_then_split,
     crops_of,
     split_then_augment,
 )
-from tem_pipeline_tests.studies.sets import discs_set
+from studies.sets import discs_set
+from tem_pipeline.annotation.datasets import read_annotated_set
+from tem_pipeline.training.fitting import Profile
 
 PROFILE = Profile("small", 4, 32, 80, 4, 2)
 

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tem_pipeline.segmentation.losses import LOSSES
-from tem_pipeline_tests.studies.__main__ import DOCS, PAGE
-from tem_pipeline_tests.studies.sets import discs_set
-from tem_pipeline_tests.studies.tables import (
+from studies.__main__ import DOCS, PAGE
+from studies.sets import discs_set
+from studies.tables import (
     CLAIMS,
     MEASURES,
     PAPER,
@@ -17,7 +16,8 @@ from tem_pipeline_tests.studies.tables import (
     replace_section,
     verdict,
 )
-from tem_pipeline_tests.studies.trainings import CLASSICAL, REAL, SIMULATED, _mask_text
+from studies.trainings import CLASSICAL, REAL, SIMULATED, _mask_text
+from tem_pipeline.training.losses import LOSSES
 
 
 def row(data: str, loss: str, dice: float, seed: int = 0, **more: Any) -> dict[str, Any]:

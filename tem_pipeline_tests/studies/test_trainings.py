@@ -11,14 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tem_pipeline.annotation.datasets import read_annotated_set
-from tem_pipeline.errors import UserError
-from tem_pipeline.segmentation.training import Profile
-from tem_pipeline.settings import PROJECT_ROOT
-from tem_pipeline_tests.annotation.test_datasets import make_set, mask_of, save
-from tem_pipeline_tests.studies.__main__ import REHEARSAL, complete, jobs_of
-from tem_pipeline_tests.studies.sets import discs_set
-from tem_pipeline_tests.studies.trainings import (
+from studies.__main__ import REHEARSAL, complete, jobs_of
+from studies.sets import discs_set
+from studies.trainings import (
     CLASSICAL,
     REAL,
     SIMULATED,
@@ -31,6 +26,11 @@ from tem_pipeline_tests.studies.trainings import (
     train_and_evaluate,
     training_job,
 )
+from tem_pipeline.annotation.datasets import read_annotated_set
+from tem_pipeline.errors import UserError
+from tem_pipeline.settings import PROJECT_ROOT
+from tem_pipeline.training.fitting import Profile
+from tem_pipeline_tests.annotation.test_datasets import make_set, mask_of, save
 
 SMALL = Profile("small", 4, 32, 16, 4, 2)
 
@@ -44,7 +44,7 @@ def classical_jobs(count: int = 12) -> list[Job]:
 def test_a_study_that_was_killed_goes_on_with_what_is_missing(tmp_path: Path):
     code = (
         "import sys; from pathlib import Path; "
-        "from tem_pipeline_tests.studies.__main__ import complete; "
+        "from studies.__main__ import complete; "
         "from tem_pipeline_tests.studies.test_trainings import classical_jobs; "
         "complete(classical_jobs(), Path(sys.argv[1]), print)"
     )

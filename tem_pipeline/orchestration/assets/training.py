@@ -21,8 +21,11 @@ from tem_pipeline.annotation.splitting import PARTS, split_sources
 from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.resources import Platform, TrainingPlan
-from tem_pipeline.segmentation.baseline import otsu_watershed
-from tem_pipeline.segmentation.evaluation import (
+from tem_pipeline.segmentation.inference import SegmentationModel, load_model, predict_classes, read_card
+from tem_pipeline.segmentation.instances import label_instances
+from tem_pipeline.storage import collect_unreferenced, read_table, write_content
+from tem_pipeline.training.baseline import otsu_watershed
+from tem_pipeline.training.evaluation import (
     compare_cores,
     diameter_uncertainty,
     evaluate_model,
@@ -31,17 +34,14 @@ from tem_pipeline.segmentation.evaluation import (
     summarise_evaluation,
     unseen,
 )
-from tem_pipeline.segmentation.inference import SegmentationModel, load_model, predict_classes, read_card
-from tem_pipeline.segmentation.instances import label_instances
-from tem_pipeline.segmentation.losses import LOSSES
-from tem_pipeline.segmentation.training import (
+from tem_pipeline.training.fitting import (
     PROFILES,
     StartingModel,
     TrainedNetwork,
     prepare_keras,
     train_network,
 )
-from tem_pipeline.storage import collect_unreferenced, read_table, write_content
+from tem_pipeline.training.losses import LOSSES
 
 GROUP: dict[str, Any] = {"group_name": "training", "key_prefix": "training", "io_manager_key": "tables"}
 BASELINE = "otsu_watershed"

@@ -1,0 +1,305 @@
+"""Holds a model's predictions against annotated images, and a candidate against the champion."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tem_pipeline.annotation.datasets import AnnotatedImage
+from tem_pipeline.segmentation.inference import ModelCard, SegmentationModel, predict_classes
+from tem_pipeline.segmentation.instances import label_instances
+from tem_pipeline.segmentation.touching import split_touching
+from tem_pipeline.training import metrics
+from tem_pipeline.training.metrics import (
+    BOUNDARY_COUNTS,
+    INSTANCE_COUNTS,
+    Statistics,
+    bootstrap_intervals,
+    boundary_counts,
+    confusion_counts,
+    instance_counts,
+    match_instances,
+    pooled_boundary_f,
+    pooled_instance_f1,
+    pooled_scores,
+    scores,
+)
+
+COUNTS = list(metrics.COUNTS)
+SHELL_COUNTS = [f"shell_{name}" for name in COUNTS]
+CORE_COLUMNS = [*COUNTS, *BOUNDARY_COUNTS, *INSTANCE_COUNTS, "diameter_error"]
+
+SMALLEST_DIAMETER_PX = 5.0
+"""Smaller cores are left out of truth and prediction where particles are compared, not pixels."""
+
+
+def evaluate_model(
+    model: SegmentationModel,
+    images: Sequence[AnnotatedImage],
+    progress: Callable[[float], None] | None = None,
+    flips: bool = False,
+) -> pd.DataFrame:
+    """Count right and wrong pixels, boundaries and particles of every image.
+
+    Returns
+    -------
+    DataFrame
+        One row an image: name, group, the columns of `compare_cores`; shell_tp … of whole particles, shell
+        included, where both the model and the annotation know shells.
+    """
+    core = model.card.classes.index("core")
+    rows = []
+    for index, annotated in enumerate(images):
+        class_map, _ = predict_classes(
+            model, annotated.image, pixel_size_nm=annotated.square_pixel_nm, flips=flips
+        )
+        row: dict[str, Any] = {"name": annotated.name, "group": annotated.group}
+        row |= compare_cores(annotated, class_map == core)
+        if model.card.has_shells and "shell" in annotated.classes:
+            counts = confusion_counts(annotated.class_map > 0, class_map > 0)
+            row |= dict(zip(SHELL_COUNTS, counts, strict=True))
+        rows.append(row)
+        if progress:
+            progress((index + 1) / len(images))
+    return pd.DataFrame(rows, columns=["name", "group", *CORE_COLUMNS] if not rows else None)
+
+
+def compare_cores(annotated: AnnotatedImage, found_core: np.ndarray) -> dict[str, float]:
+    """Hold a mask of cores against an image's annotation.
+
+    Particles are those that the platform would count: connected regions of the mask, touching ones cut apart.
+    The truth's are those that the annotation tells apart; where it doesn't, its mask is treated alike.
+
+    Parameters
+    ----------
+    annotated : AnnotatedImage
+    found_core : ndarray of bool, (height, width)
+
+    Returns
+    -------
+    dict
+        The keys are `CORE_COLUMNS`: counts of `metrics`, and diameter_error of `mean_diameter_error`.
+    """
+    truth_core = annotated.class_map == len(annotated.classes) - 1
+    if annotated.instances is None:
+        truth = _particles(truth_core)
+    else:
+        areas = np.bincount(annotated.instances.ravel())
+        truth = np.where(areas[annotated.instances] < _smallest_area_px(), 0, annotated.instances)
+    return {
+        **dict(zip(COUNTS, confusion_counts(truth_core, found_core), strict=True)),
+        **dict(zip(BOUNDARY_COUNTS, boundary_counts(truth_core, found_core), strict=True)),
+        **dict(zip(INSTANCE_COUNTS, instance_counts(truth, _particles(found_core)), strict=True)),
+        "diameter_error": mean_diameter_error(truth_core, found_core),
+    }
+
+
+def _particles(core: np.ndarray) -> np.ndarray:
+    return split_touching(label_instances(core, _smallest_area_px()), SMALLEST_DIAMETER_PX)[0]
+
+
+def _smallest_area_px(diameter_px: float = SMALLEST_DIAMETER_PX) -> float:
+    return np.pi / 4 * diameter_px**2
+
+
+def mean_diameter_error(
+    truth_core: np.ndarray, found_core: np.ndarray, minimum_diameter_px: float = SMALLEST_DIAMETER_PX
+) -> float:
+    """Mean relative error of the equivalent diameters of the cores of one image.
+
+    Connected regions of both masks are paired where they overlap by an IoU over one half, so clusters of
+    touching cores are compared as such. Those on the frame are left out.
+
+    Parameters
+    ----------
+    truth_core, found_core : ndarray of bool, (height, width)
+    minimum_diameter_px : float
+        Smaller regions are left out of both.
+
+    Returns
+    -------
+    float
+        Signed: positive where cores are found too large. NaN without a pair.
+    """
+    minimum_area_px = _smallest_area_px(minimum_diameter_px)
+    truth, found = label_instances(truth_core, minimum_area_px), label_instances(found_core, minimum_area_px)
+    pairs = match_instances(truth, found)
+    for column, labels in enumerate((truth, found)):
+        frame = np.concatenate((labels[0], labels[-1], labels[:, 0], labels[:, -1]))
+        pairs = pairs[~np.isin(pairs[:, column], frame)]
+    if not len(pairs):
+        return float("nan")
+    areas = [np.bincount(labels.ravel())[pairs[:, k]] for k, labels in enumerate((truth, found))]
+    return float(np.mean(np.sqrt(areas[1] / areas[0]) - 1))
+
+
+def diameter_uncertainty(evaluated: pd.DataFrame) -> float | None:
+    """Relative standard uncertainty that the segmentation brings into the mean diameter of an image.
+
+    The root mean square, over images, of the image's mean relative error: it holds what is wrong with every
+    image alike as well as what differs between images.
+
+    Parameters
+    ----------
+    evaluated : DataFrame
+        As `evaluate_model` gives it.
+
+    Returns
+    -------
+    float or None
+        None where no core of any image was found.
+    """
+    errors = evaluated["diameter_error"].dropna().to_numpy(float)
+    return float(np.sqrt(np.mean(errors**2))) if len(errors) else None
+
+
+def summarise_evaluation(evaluated: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
+    """Pool the counts of all images into scores with 95 % intervals.
+
+    The intervals resample source micrographs, since crops of one micrograph are no independent images.
+
+    Returns
+    -------
+    dict
+        accuracy, mean_iou, dice, iou, boundary_f (within `metrics.BOUNDARY_TOLERANCE_PX`), instance_f1 (at an
+        IoU over one half), diameter_error (mean of the images', signed; None where no core was matched),
+        dice_shell where shells were evaluated, intervals, images.
+    """
+    by_source = _sums_by_source(evaluated)
+    summary = {name: _number(value) for name, value in _statistics(by_source.sum(axis=0)).items()}
+    intervals = _intervals(by_source, seed, _statistics)
+    if set(SHELL_COUNTS) <= set(evaluated) and evaluated[SHELL_COUNTS].notna().all(axis=None):
+        shells = evaluated.groupby("group")[SHELL_COUNTS].sum().to_numpy()
+        summary["dice_shell"] = scores(tuple(shells.sum(axis=0)))["dice"]
+        intervals["dice_shell"] = _intervals(shells, seed)["dice"]
+    return {**summary, "intervals": intervals, "images": len(evaluated)}
+
+
+def _sums_by_source(evaluated: pd.DataFrame) -> np.ndarray:
+    """Add up what `_statistics` takes over the images of each source."""
+    error = evaluated["diameter_error"].astype(float)
+    summed = evaluated[["group", *CORE_COLUMNS[:-1]]].assign(
+        diameter_error=error.fillna(0.0), diameter_images=error.notna().astype(int)
+    )
+    return summed.groupby("group").sum().to_numpy()
+
+
+def _statistics(pooled: np.ndarray) -> dict[str, np.ndarray]:
+    """Give the scores of pooled rows of `_sums_by_source`, (..., 13)."""
+    pixels, boundaries, particles, diameters = np.split(pooled, [4, 8, 11], axis=-1)
+    error, images = np.moveaxis(diameters, -1, 0)
+    return {
+        **pooled_scores(pixels),
+        "boundary_f": pooled_boundary_f(boundaries),
+        "instance_f1": pooled_instance_f1(particles),
+        "diameter_error": np.divide(error, images, out=np.full_like(error, np.nan), where=images > 0),
+    }
+
+
+def _intervals(
+    counts: np.ndarray, seed: int, statistics: Statistics | None = None
+) -> dict[str, list[float | None]]:
+    """Give intervals that JSON can hold: a single source has none."""
+    found = bootstrap_intervals(counts, seed=seed, statistics=statistics)
+    return {name: [_number(end) for end in ends] for name, ends in found.items()}
+
+
+def _number(value: Any) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def choose_threshold(
+    model: SegmentationModel, validation: Sequence[AnnotatedImage], least_gain: float = 0.002
+) -> float | None:
+    """Choose the probability from which a pixel is core: the one of the best Dice on validation images.
+
+    That is the Dice of pixels, before `predict_classes` leaves out regions that are core too improbably.
+
+    Parameters
+    ----------
+    model : SegmentationModel
+        Whose card has no `core_threshold` yet.
+    validation : sequence of AnnotatedImage
+        Never test images.
+    least_gain : float
+        Of Dice, over taking core where it is the most probable class.
+
+    Returns
+    -------
+    float or None
+        None where no threshold gains that much.
+    """
+    core = model.card.classes.index("core")
+    histograms = np.zeros((2, 256), np.int64)
+    counts = np.zeros(len(COUNTS), np.int64)
+    for annotated in validation:
+        class_map, probability = predict_classes(
+            model, annotated.image, pixel_size_nm=annotated.square_pixel_nm
+        )
+        truth = annotated.class_map == len(annotated.classes) - 1
+        counts += confusion_counts(truth, class_map == core)
+        for is_core, histogram in enumerate(histograms):
+            histogram += np.bincount(probability[truth == is_core], minlength=256)
+    # From level 1 up to 255 on: what is found right, and all that is found.
+    right, found = (np.cumsum(levels[::-1])[::-1][1:] for levels in (histograms[1], histograms.sum(axis=0)))
+    dice = 2 * right / np.maximum(found + histograms[1].sum(), 1)
+    best = int(np.argmax(dice))
+    gain = dice[best] - float(scores(tuple(counts))["dice"])
+    # Levels are rounded: that of index 0 begins at half a level.
+    return (best + 0.5) / 255 if gain >= least_gain else None
+
+
+def pixel_size_range(images: Sequence[AnnotatedImage]) -> tuple[float, float] | None:
+    """Give the smallest and the largest pixel size in nm, or None where one of the images has none."""
+    sizes = [image.square_pixel_nm for image in images]
+    known = [size for size in sizes if size is not None]
+    return (min(known), max(known)) if known and len(known) == len(sizes) else None
+
+
+def unseen(images: Sequence[AnnotatedImage], *cards: ModelCard, validation_too: bool) -> list[AnnotatedImage]:
+    """Leave out the images that one of the models was trained on.
+
+    Parameters
+    ----------
+    validation_too : bool
+        Leave out also the images by which a model's weights were chosen.
+    """
+    seen = {sha for card in cards for sha in card.training_images}
+    if validation_too:
+        seen |= {sha for card in cards for sha in card.validation_images}
+    return [image for image in images if image.pixel_sha256 not in seen]
+
+
+def is_better(
+    candidate: SegmentationModel, champion: SegmentationModel, images: Sequence[AnnotatedImage]
+) -> dict:
+    """Hold a candidate against the champion on validation images that neither was trained on.
+
+    Returns
+    -------
+    dict
+        promote (bool), reason (one line), images, candidate_dice, champion_dice.
+    """
+    shared = unseen(images, candidate.card, champion.card, validation_too=False)
+    if not shared:
+        reason = (
+            "no validation image stands outside the training data of both models, so they can't be compared"
+        )
+        return {"promote": False, "reason": reason, "images": 0}
+    dice = [
+        float(scores(tuple(evaluate_model(model, shared)[COUNTS].sum().to_numpy()))["dice"])
+        for model in (candidate, champion)
+    ]
+    promote = dice[0] > dice[1]
+    reason = (
+        f"Dice {dice[0]:.4f} against the champion's {dice[1]:.4f} on {len(shared)} validation images"
+        f" that neither was trained on"
+    )
+    return {
+        "promote": promote,
+        "reason": reason,
+        "images": len(shared),
+        "candidate_dice": dice[0],
+        "champion_dice": dice[1],
+    }

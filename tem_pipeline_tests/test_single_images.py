@@ -1,0 +1,88 @@
+"""Images outside any session, segmented and measured."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+from tem_pipeline import single_images as segmented_images
+from tem_pipeline.errors import UserError
+from tem_pipeline.segmentation.inference import load_model
+from tem_pipeline.settings import Settings
+from tem_pipeline.single_images import segment_files
+from tem_pipeline_tests.orchestration.conftest import lay_model
+
+
+def test_two_images_in_flight_give_the_files_and_rows_of_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rng = np.random.default_rng(0)
+    images = rng.normal(1000, 30, (9, 96, 128)).astype(np.uint16)
+    for number, image in enumerate(images):
+        image[20:40, 10 + 9 * number : 30 + 9 * number] = 500
+        tifffile.imwrite(tmp_path / f"{number}.tif", image)
+    tifffile.imwrite(tmp_path / "stack.tif", images[:3], photometric="minisblack")
+    (tmp_path / "3.tif").write_bytes(b"no image")
+    lay_model(tmp_path / "model", "threshold")
+    model = load_model(tmp_path / "model")
+    files = sorted(tmp_path.glob("*.tif"))
+    begun, begun_when_measured = [], []
+    segment_micrograph = segmented_images.segment_micrograph
+    measure_particles = segmented_images.measure_particles
+
+    def segment(*arguments, **options):
+        begun.append(1)
+        return segment_micrograph(*arguments, **options)
+
+    def measure(*arguments, **options):
+        begun_when_measured.append(len(begun))
+        return measure_particles(*arguments, **options)
+
+    monkeypatch.setattr(segmented_images, "segment_micrograph", segment)
+    monkeypatch.setattr(segmented_images, "measure_particles", measure)
+    failures = segment_files(files, tmp_path / "two", model, Settings())
+    assert max(count - done for done, count in enumerate(begun_when_measured)) == 2
+    monkeypatch.setattr(segmented_images, "LARGEST_IN_FLIGHT_PX", 1)
+    begun.clear()
+    begun_when_measured.clear()
+    assert segment_files(files, tmp_path / "one", model, Settings()) == failures
+    assert begun_when_measured == list(range(1, 12))
+
+    assert [failure.split(":")[0] for failure in failures] == ["3.tif"]
+    written = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert written == sorted(path.name for path in (tmp_path / "two").iterdir())
+    assert len(written) == 2 * 11 + 1
+    for name in written:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    table = pd.read_parquet(tmp_path / "two/particle_table.parquet")
+    assert list(table["image_id"].unique()) == [*"01245678", "stack_0", "stack_1", "stack_2"]
+
+
+@pytest.mark.parametrize("error", [UserError("full disk"), KeyboardInterrupt()])
+def test_what_ends_several_files_ends_them_at_the_next_tile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+):
+    tifffile.imwrite(tmp_path / "0.tif", np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+    tifffile.imwrite(tmp_path / "1.tif", np.arange(900 * 900, dtype=np.float32).reshape(900, 900))
+    lay_model(tmp_path / "model", "threshold")
+    model = load_model(tmp_path / "model")
+    seen = []
+
+    def predict(tile: np.ndarray) -> np.ndarray:
+        seen.append(tile)
+        time.sleep(0.02)
+        return np.stack([np.ones_like(tile), np.zeros_like(tile)], axis=-1)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(segmented_images, "measure_particles", fail)
+    slow = replace(model, predict_tile=predict)
+    files = [tmp_path / "0.tif", tmp_path / "1.tif"]
+    with pytest.raises(type(error)):
+        segment_files(files, tmp_path, slow, Settings(tile_px=64))
+    assert len(seen) < 100
