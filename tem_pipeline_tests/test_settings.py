@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -46,29 +44,3 @@ def test_a_wrong_setting_is_one_line_that_names_it(monkeypatch):
     monkeypatch.setenv("TEM_TILE_PX", "100")
     with pytest.raises(UserError, match=r"TEM_TILE_PX.*16"):
         load_settings()
-
-
-def test_importing_the_science_loads_neither_dagster_nor_mlflow_nor_tensorflow():
-    packages = ("micrographs", "annotation", "segmentation", "particles", "reports")
-    modules = [
-        f"tem_pipeline.{package}.{path.stem}"
-        for package in packages
-        for path in (PROJECT_ROOT / "tem_pipeline" / package).glob("*.py")
-        if path.stem != "__init__"
-    ]
-    assert len(modules) > 20
-    script = (
-        f"import importlib, sys\nfor m in {modules!r}: importlib.import_module(m)\n"
-        "print(sorted({m.split('.')[0] for m in sys.modules} & {'dagster', 'mlflow', 'tensorflow', 'keras'}))"
-    )
-    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert loaded.strip() == "[]"
-
-
-def test_imports_run_one_way():
-    order = ["micrographs", "annotation", "segmentation", "particles", "reports"]
-    for position, package in enumerate(order):
-        for path in (PROJECT_ROOT / "tem_pipeline" / package).glob("*.py"):
-            text = path.read_text(encoding="utf-8")
-            for later in [*order[position + 1 :], "orchestration", "tracking", "cli", "demo"]:
-                assert f"tem_pipeline.{later}" not in text, f"{path.name} imports {later}"

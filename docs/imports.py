@@ -1,0 +1,133 @@
+"""Reads which module imports which from the source, and checks the rules for imports."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+# Each layer may use the layers above it in this list. Modules of one layer may use each other.
+LAYERS = (
+    ("errors", "settings", "storage", "tables", "descriptions", "progress", "images_in_flight"),
+    ("micrographs",),
+    ("simulation",),
+    ("annotation",),
+    ("segmentation",),
+    ("training",),
+    ("particles",),
+    ("reports",),
+    ("tracking",),  # No science package may use it, so it comes after all of them.
+    ("single_images", "data_dictionary"),
+    ("orchestration",),
+    ("cli", "demo", "definitions"),
+)
+SCIENCE = ("micrographs", "simulation", "annotation", "segmentation", "training", "particles", "reports")
+# Loading one of these takes seconds and ties the code to it: only the package named here imports it.
+OWNERS = {"dagster": "orchestration", "mlflow": "tracking", "keras": "training", "tensorflow": "training"}
+
+
+def package_of(module: str) -> str:
+    """Name the top-level package or module of the project that a module belongs to."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def read_imports(root: Path) -> dict[str, set[str]]:
+    """Read what every module below a root package imports.
+
+    Imports inside functions and under ``TYPE_CHECKING`` count like any other, and so does
+    ``import_module("…")`` with the name written out.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the root package. Its name is the first part of every module's name.
+
+    Returns
+    -------
+    dict of str to set of str
+        For each module the full names of what it imports: modules of the project as they are named
+        there, everything else as it is written.
+    """
+    files = {_module_name(root, path): path for path in sorted(root.rglob("*.py"))}
+    imports = {}
+    for module, path in files.items():
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        names = {name for node in ast.walk(tree) for name in _imported(node, package)}
+        imports[module] = {_module_in(name, files) for name in names} - {module}
+    return imports
+
+
+def packages_used(imports: dict[str, set[str]], root_name: str = "tem_pipeline") -> dict[str, set[str]]:
+    """Sum up which package uses which other packages of the project."""
+    used: dict[str, set[str]] = {package_of(module): set() for module in imports if package_of(module)}
+    for module, names in imports.items():
+        own = [package_of(name) for name in names if name.startswith(f"{root_name}.")]
+        if package_of(module):
+            used[package_of(module)] |= {name for name in own if name} - {package_of(module)}
+    return used
+
+
+def import_faults(root: Path) -> list[str]:
+    """List every import that breaks a rule, and every circle between modules."""
+    imports = read_imports(root)
+    faults = [
+        fault
+        for module, names in sorted(imports.items())
+        for name in sorted(names)
+        if (fault := _fault(module, name, root.name, imports))
+    ]
+    layers = {name for layer in LAYERS for name in layer}
+    faults += [f"{name} is in no layer" for name in sorted(packages_used(imports, root.name).keys() - layers)]
+    own = {module: {name for name in names if name in imports} for module, names in imports.items()}
+    try:
+        TopologicalSorter(own).prepare()
+    except CycleError as error:
+        faults.append("circle: " + " → ".join(reversed(error.args[1])))
+    return faults
+
+
+def _fault(module: str, name: str, root_name: str, imports: dict[str, set[str]]) -> str | None:
+    """Say what is wrong with one import, if anything is."""
+    library = name.split(".")[0]
+    if library != root_name:
+        owner = OWNERS.get(library)
+        wrong = owner is not None and package_of(module) != owner
+        return f"{module} imports {name}, which only {owner} may" if wrong else None
+    if name not in imports:
+        return f"{module} imports {name}, which does not exist"
+    rank = {name: position for position, layer in enumerate(LAYERS) for name in layer}
+    user, used = package_of(module), package_of(name)
+    if user in rank and used in rank and rank[used] > rank[user]:
+        return f"{module} imports {name}, but {used} comes after {user}"
+    if not user and used:
+        return f"{module} imports {name}, but everything else is above {root_name}"
+    return None
+
+
+def _module_name(root: Path, path: Path) -> str:
+    parts = [root.name, *path.relative_to(root).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imported(node: ast.AST, package: str) -> Iterator[str]:
+    """Yield the full names that one statement or call imports."""
+    match node:
+        case ast.Import(names=names):
+            yield from (alias.name for alias in names)
+        case ast.ImportFrom(module=source, names=names, level=level):
+            parts = package.split(".")
+            parents = parts[: len(parts) - level + 1] if level else []
+            base = ".".join([*parents, *([source] if source else [])])
+            yield from (base if alias.name == "*" else f"{base}.{alias.name}" for alias in names)
+        case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called)):
+            written = [value.value for value in node.args[:1] if isinstance(value, ast.Constant)]
+            yield from (str(name) for name in written if called in ("import_module", "__import__"))
+
+
+def _module_in(name: str, modules: dict[str, Path]) -> str:
+    """Shorten ``module.attribute`` to the module, where that is one of the project."""
+    parent, _, attribute = name.rpartition(".")
+    if name in modules or parent not in modules:
+        return name
+    # What the root package offers is written out: anything else imported from it has to be a module.
+    return parent if "." in parent or attribute in ("*", "__version__") else name
