@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.micrographs.calibration import calibrate, resample_to_square
-from tem_pipeline.micrographs.intensity import detect_mode
+from tem_pipeline.micrographs.calibration import calibrate
+from tem_pipeline.micrographs.preparation import prepare_image
 from tem_pipeline.micrographs.reading import (
     Micrograph,
     MicrographError,
@@ -200,7 +200,7 @@ def _ingest_field(
         elif row["pixel_sha256"] in seen:
             row |= {"status": "duplicate", "reason": f"it has the pixels of {seen[row['pixel_sha256']][0]}"}
         elif member is chosen:
-            image = _keep(member, description)
+            image = _prepare(member, description)
         else:
             measured = (
                 f"the field is measured on {known[0] if known else chosen.row['image_id'] if chosen else '-'}"
@@ -246,38 +246,23 @@ def _choose(candidates: Sequence[_Member], mode: str | None) -> _Member | None:
     return min(candidates, key=rank, default=None)  # the first of equals
 
 
-def _keep(member: _Member, description: SessionDescription) -> np.ndarray | None:
-    """Prepare the image that is kept, and complete its row."""
-    m, row = member.micrograph, member.row
-    image = m.image
+def _prepare(member: _Member, description: SessionDescription) -> np.ndarray | None:
+    """Prepare the image that is measured, and complete its row."""
+    row = member.row
     try:
-        if image.dtype.newbyteorder("=") in (np.uint8, np.uint16):
-            image = image.astype(image.dtype.newbyteorder("="), copy=False)
-        else:
-            with np.errstate(over="ignore"):
-                image = image.astype(np.float32)
-            if not np.isfinite(image).all():
-                raise UserError("its values are too large: export it again")
-        if row["pixel_size_y_nm"] is not None:
-            size_nm = (row["pixel_size_y_nm"], row["pixel_size_x_nm"])
-            image, size_nm = resample_to_square(image, size_nm)
-            row["pixel_size_y_nm"], row["pixel_size_x_nm"] = size_nm
-        row["height_px"], row["width_px"] = image.shape
-        if description.mode:
-            row |= {"mode": description.mode, "mode_source": "session"}
-            if m.detector not in (None, description.mode):
-                row["reason"] = (
-                    f"session.yaml says {description.mode}, the title {m.title!r} says {m.detector}"
-                )
-        elif not m.detector:
-            row |= {"mode": detect_mode(image), "mode_source": "image"}
+        prepared = prepare_image(
+            member.micrograph, pixel_size_nm=description.pixel_size_nm, mode=description.mode
+        )
     except Exception as error:
-        # Whatever odd pixels do to an algorithm, the session's other files are still to come.
+        # Unexpected pixels may make an algorithm fail; the session's other files must still be read.
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         row |= {"status": "refused", "reason": shown(reason)}
         return None
-    row["status"] = "ok"
-    return np.ascontiguousarray(image)
+    row["height_px"], row["width_px"] = prepared.image.shape
+    row["pixel_size_y_nm"], row["pixel_size_x_nm"] = prepared.pixel_size_nm or (None, None)
+    row |= {"mode": prepared.mode, "mode_source": prepared.mode_source}
+    row |= {"status": "ok", "reason": prepared.note or None}
+    return prepared.image
 
 
 class _ImageNames:
