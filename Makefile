@@ -74,8 +74,9 @@ format: $(VENV)/dev.stamp ## let ruff format and mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-docs: $(VENV)/runtime.stamp ## write the data dictionary from the schemas
+docs: $(VENV)/runtime.stamp ## write the parts of docs/ that come from the code
 	@$(BIN)/python -m tem_pipeline.data_dictionary > docs/data-dictionary.md
+	@$(BIN)/python -m docs.architecture
 
 lock: $(BIN)/python ## resolve the requirements anew (needs uv)
 	uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

@@ -5,20 +5,37 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-# Each layer may use the layers above it in this list. Modules of one layer may use each other.
+# What each package or top-level module holds. Each layer may use the layers above it in this list.
+# Modules of one layer may use each other.
 LAYERS = (
-    ("errors", "settings", "storage", "tables", "descriptions", "progress", "images_in_flight"),
-    ("micrographs",),
-    ("simulation",),
-    ("annotation",),
-    ("segmentation",),
-    ("training",),
-    ("particles",),
-    ("reports",),
-    ("tracking",),  # No science package may use it, so it comes after all of them.
-    ("single_images", "data_dictionary"),
-    ("orchestration",),
-    ("cli", "demo", "definitions"),
+    {
+        "errors": "the errors that are shown to a user in one line",
+        "settings": "every setting, with its default and its source",
+        "storage": "where files are kept, and how a file is written in one step",
+        "tables": "the schema and the description of every table",
+        "descriptions": "reading YAML files that people write",
+        "progress": "progress bars",
+        "images_in_flight": "work on two images at a time, with results in order",
+    },
+    {"micrographs": "reading microscope files, calibration, sessions and their manifest"},
+    {"simulation": "specimens, imaging, and sessions with known truth"},
+    {"annotation": "annotated sets, the split by source micrograph, augmentation"},
+    {"segmentation": "the model and its card, tiled inference, label images, masks"},
+    {"training": "networks, losses, fitting, pretraining, evaluation, metrics"},
+    {"particles": "measurement, distributions, uncertainty, activity, queries"},
+    {"reports": "overlays, figures, the session report"},
+    # No science package may use MLflow, so this layer comes after all of them.
+    {"tracking": "training runs and registered models in MLflow"},
+    {
+        "single_images": "`tem-pipeline segment`: files that belong to no session",
+        "data_dictionary": "writes the data dictionary",
+    },
+    {"orchestration": "Dagster: assets, checks, jobs, sensors, the life of a session"},
+    {
+        "cli": "the command line",
+        "demo": "`tem-pipeline demo`",
+        "definitions": "what Dagster loads",
+    },
 )
 SCIENCE = ("micrographs", "simulation", "annotation", "segmentation", "training", "particles", "reports")
 # Loading one of these takes seconds and ties the code to it: only the package named here imports it.
