@@ -10,7 +10,9 @@ import numpy as np
 from benchmarks.measurements import Measurement, compared, run_python
 from tem_pipeline.annotation.datasets import CORE_CLASSES
 from tem_pipeline.micrographs.intensity import standardise
-from tem_pipeline.segmentation.inference import computes_bf16, load_model, predict_classes, predict_strips
+from tem_pipeline.segmentation.inference import predict_classes
+from tem_pipeline.segmentation.models import computes_bf16, load_model
+from tem_pipeline.segmentation.tiling import predict_strips
 from tem_pipeline.settings import Settings
 from tem_pipeline.simulation.sessions import simulate_micrograph, write_micrograph
 from tem_pipeline.training.fitting import (
@@ -33,7 +35,7 @@ from unittest.mock import patch
 import keras
 
 from tem_pipeline import cli
-from tem_pipeline.segmentation.inference import SegmentationModel, read_card
+from tem_pipeline.segmentation.models import SegmentationModel, read_card
 
 
 def load_model(folder, threads, precision):
@@ -41,7 +43,7 @@ def load_model(folder, threads, precision):
     return SegmentationModel(read_card(folder), lambda t: network.predict(t[None, :, :, None], verbose=0)[0])
 
 
-with patch("tem_pipeline.segmentation.inference.load_model", load_model):
+with patch("tem_pipeline.segmentation.models.load_model", load_model):
     cli.main()
 """
 

@@ -13,13 +13,9 @@ from benchmarks.networks import exported, micrograph, new_folder, precision
 from tem_pipeline.annotation.augmentation import augment_images
 from tem_pipeline.annotation.datasets import CORE_CLASSES, AnnotatedImage
 from tem_pipeline.micrographs.intensity import standardise
-from tem_pipeline.segmentation.inference import (
-    NETWORK_STRIDE_PX,
-    SegmentationModel,
-    load_model,
-    predict_classes,
-)
+from tem_pipeline.segmentation.inference import predict_classes
 from tem_pipeline.segmentation.merging import merge_up_convolutions
+from tem_pipeline.segmentation.models import NETWORK_STRIDE_PX, SegmentationModel, load_model
 from tem_pipeline.settings import Settings
 from tem_pipeline.simulation.sessions import simulate_micrograph
 from tem_pipeline.training.fitting import Profile, prepare_keras, train_network

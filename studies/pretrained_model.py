@@ -22,12 +22,8 @@ from tem_pipeline.micrographs.intensity import standardise
 from tem_pipeline.micrographs.reading import read_micrographs
 from tem_pipeline.micrographs.sessions import file_digest
 from tem_pipeline.reports.overlays import overlay_png
-from tem_pipeline.segmentation.inference import (
-    SegmentationModel,
-    load_model,
-    read_card,
-    segment_micrograph,
-)
+from tem_pipeline.segmentation.inference import segment_micrograph
+from tem_pipeline.segmentation.models import SegmentationModel, load_model, read_card
 from tem_pipeline.settings import PROJECT_ROOT
 from tem_pipeline.simulation.imaging import Imaging
 from tem_pipeline.simulation.sessions import simulate_micrograph

@@ -25,7 +25,8 @@ from studies.protocols import PROTOCOLS, crops_of
 from tem_pipeline.annotation.datasets import CORE_CLASSES, AnnotatedSet, read_annotated_set
 from tem_pipeline.annotation.pixels import encode_class_map
 from tem_pipeline.errors import UserError
-from tem_pipeline.segmentation.inference import load_model, predict_classes
+from tem_pipeline.segmentation.inference import predict_classes
+from tem_pipeline.segmentation.models import load_model
 from tem_pipeline.simulation.sessions import Population, simulate_annotated_set
 from tem_pipeline.training.baseline import otsu_watershed
 from tem_pipeline.training.evaluation import compare_cores, evaluate_model, summarise_evaluation
@@ -61,6 +62,8 @@ CODE = (
     "tem_pipeline.training.evaluation",
     "tem_pipeline.segmentation.inference",
     "tem_pipeline.segmentation.instances",
+    "tem_pipeline.segmentation.models",
+    "tem_pipeline.segmentation.tiling",
     "tem_pipeline.training.losses",
     "tem_pipeline.training.metrics",
     "tem_pipeline.training.networks",

@@ -181,7 +181,7 @@ def evaluate(
 ) -> None:
     """Hold a model against an annotated set; images it was trained on are skipped and counted."""
     from tem_pipeline.annotation.datasets import read_annotated_set
-    from tem_pipeline.segmentation.inference import load_model
+    from tem_pipeline.segmentation.models import load_model
     from tem_pipeline.training.evaluation import evaluate_model, summarise_evaluation, unseen
 
     settings = load_settings()
@@ -234,7 +234,7 @@ def segment(
     # Memory goes back with the process: to look for garbage in it at the end took a tenth of a file's time.
     atexit.register(gc.freeze)
     with _no_garbage():
-        from tem_pipeline.segmentation.inference import load_model
+        from tem_pipeline.segmentation.models import load_model
 
         folder = _model_folder(model, settings)
         with ThreadPoolExecutor(1) as beside:

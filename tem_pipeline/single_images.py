@@ -21,8 +21,9 @@ from tem_pipeline.particles.measurement import measure_particles
 from tem_pipeline.particles.schema import PARTICLE_SCHEMA, check_particle_table, conform
 from tem_pipeline.particles.table import join_tables, with_origin
 from tem_pipeline.reports.overlays import overlay_png
-from tem_pipeline.segmentation.inference import ModelCard, Segmentation, SegmentationModel, segment_micrograph
+from tem_pipeline.segmentation.inference import Segmentation, segment_micrograph
 from tem_pipeline.segmentation.masks import judge_image, load_before_threads, stoppable
+from tem_pipeline.segmentation.models import ModelCard, SegmentationModel
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import encode_tiff, write_bytes, write_table
 

@@ -18,7 +18,7 @@ from filelock import FileLock
 from upath import UPath
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.segmentation.inference import ModelCard, holds_model, read_card, write_card
+from tem_pipeline.segmentation.models import ModelCard, holds_model, read_card, write_card
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import AnyPath, Layout, atomic_path
 

@@ -11,7 +11,7 @@ import tifffile
 
 from tem_pipeline import single_images as segmented_images
 from tem_pipeline.errors import UserError
-from tem_pipeline.segmentation.inference import load_model
+from tem_pipeline.segmentation.models import load_model
 from tem_pipeline.settings import Settings
 from tem_pipeline.single_images import segment_files
 from tem_pipeline_tests.orchestration.conftest import lay_model

@@ -11,7 +11,7 @@ from upath import UPath
 
 from tem_pipeline import tracking
 from tem_pipeline.errors import UserError
-from tem_pipeline.segmentation.inference import load_model, read_card, write_card
+from tem_pipeline.segmentation.models import load_model, read_card, write_card
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import Layout
 from tem_pipeline.training.fitting import PROFILES, prepare_keras, train_network
@@ -130,7 +130,7 @@ def test_two_threads_that_are_the_first_to_predict_do_not_wait_for_each_other(ve
     program = (
         "import sys, numpy as np; from pathlib import Path;"
         "from concurrent.futures import ThreadPoolExecutor;"
-        "from tem_pipeline.segmentation.inference import load_model;"
+        "from tem_pipeline.segmentation.models import load_model;"
         f"model = load_model(Path({str(folder)!r}), 2, tiles_at_a_time=2);"
         "sys.setswitchinterval(1e-6);"
         "pool = ThreadPoolExecutor(2);"

@@ -1,31 +1,19 @@
-"""Segments micrographs of any size with an exported model through OpenVINO; needs neither Keras nor MLflow.
+"""Segments a micrograph with a loaded model: averages scales and mirrorings, then decides classes.
 
-A model folder holds `model.json`, the card, which is replaced last and is the only way in: it names the
-subfolder of the weights.
+Loading the model is left to `models`, cutting the image into tiles to `tiling`.
 """
 
-import json
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.intensity import detect_mode, standardise
 from tem_pipeline.segmentation.instances import areas_px, label_instances, row_strips, typical_diameter_px
-from tem_pipeline.segmentation.merging import merge_up_convolutions
+from tem_pipeline.segmentation.models import ModelCard, SegmentationModel
+from tem_pipeline.segmentation.tiling import TILE_OVERLAP_PX, TILE_PX, predict_strips
 from tem_pipeline.segmentation.touching import split_touching
-from tem_pipeline.storage import AnyPath, write_bytes
 
-CARD_FILE = "model.json"
-NETWORK_STRIDE_PX = 16
-# As few pixels computed twice as memory allows: docs/performance.md, "Larger tiles, less overlap".
-TILE_PX = 736
-TILE_OVERLAP_PX = 32
 # Training enlarges and shrinks by up to 1.33: an image this far from the training images is still known.
 LARGEST_PIXEL_RATIO = 1.25
 # Beyond, an enlarged image holds nothing more, and takes memory and time.
@@ -34,55 +22,6 @@ LARGEST_ENLARGED_PX = 2**27
 _LEVELS = 2**16 - 1
 # Added to the class that a pixel has if it isn't core.
 _OR_CORE = 128
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What is known of an exported model; written beside its weights.
-
-    pixel_size_nm : smallest and largest pixel of the training images; None where one is uncalibrated
-    scales : sizes of the image, against its own, over which class probabilities are averaged
-    core_threshold : probability from which a pixel may be core, see `predict_classes`; None: core is where it
-        is the most probable class
-    diameters_px : sizes of particles it is best at; an image of smaller ones is shown to it at twice the
-        scales, one of larger ones at half of them; None: every image at the same
-    """
-
-    name: str
-    version: str
-    loss: str
-    network: str
-    base_width: int
-    classes: tuple[str, ...]
-    weights: str
-    weights_sha256: str = ""
-    run_id: str = ""
-    profile: str = ""
-    seed: int = 0
-    dataset_hash: str = ""
-    code_version: str = ""
-    created: str = ""
-    training_images: tuple[str, ...] = ()
-    validation_images: tuple[str, ...] = ()
-    validation_scores: dict[str, float] = field(default_factory=dict)
-    diameter_error: float | None = None
-    pixel_size_nm: tuple[float, float] | None = None
-    scales: tuple[float, ...] = (1.0,)
-    core_threshold: float | None = None
-    diameters_px: tuple[float, float] | None = None
-
-    @property
-    def has_shells(self) -> bool:
-        """Whether the model tells shells from background."""
-        return "shell" in self.classes
-
-
-@dataclass(frozen=True)
-class SegmentationModel:
-    """A loaded model: its card, and a function from a standardised (height, width) tile to probabilities."""
-
-    card: ModelCard
-    predict_tile: Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -101,197 +40,6 @@ class Segmentation:
     core_probability: np.ndarray
     mode: str
     split_labels: np.ndarray
-
-
-def write_card(folder: AnyPath, card: ModelCard) -> None:
-    """Write a model folder's card in one step; from then on the folder is that model."""
-    write_bytes(folder / CARD_FILE, json.dumps(asdict(card), indent=1).encode())
-
-
-def holds_model(folder: AnyPath) -> bool:
-    """Tell whether a folder holds a model's card, be it a good one or not."""
-    return (folder / CARD_FILE).exists()
-
-
-def read_card(folder: AnyPath) -> ModelCard:
-    """Read a model folder's card.
-
-    Raises
-    ------
-    UserError
-        When the folder holds no model, or a card that can't be understood.
-    """
-    path = folder / CARD_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder}: holds no model ({CARD_FILE} is missing); train one first") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: is not a model card ({error}); export the model again") from error
-    known = {f.name for f in fields(ModelCard)}
-    try:
-        card = ModelCard(**{key: value for key, value in content.items() if key in known})
-        if "core" not in card.classes or ".." in card.weights or Path(card.weights).is_absolute():
-            raise ValueError("classes or weights are off")
-        if not card.scales or min(card.scales) <= 0 or not 0 < (card.core_threshold or 0.5) < 1:
-            raise ValueError("scales or core_threshold are off")
-        for name in ("pixel_size_nm", "diameters_px"):
-            if getattr(card, name) is not None:
-                low, high = getattr(card, name)
-                if not 0 < low <= high:
-                    raise ValueError(f"{name} is off")
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: is not a model card ({error}); export the model again") from error
-    lists = {name: tuple(value) for name, value in asdict(card).items() if isinstance(value, list)}
-    return replace(card, **lists)
-
-
-def computes_bf16() -> bool:
-    """Tell whether this processor computes in bfloat16."""
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def load_model(
-    folder: AnyPath, threads: int = 0, precision: str = "auto", tiles_at_a_time: int = 1
-) -> SegmentationModel:
-    """Load an exported model.
-
-    Parameters
-    ----------
-    folder : path
-        A model folder.
-    threads : int
-        Processor threads; 0 leaves it to OpenVINO.
-    precision : {"auto", "f32", "bf16"}
-        `auto` takes bf16 where the processor computes in it.
-    tiles_at_a_time : int
-        So many threads may predict a tile each, and share the processor's; another one waits for its turn.
-
-    Raises
-    ------
-    UserError
-        When the folder holds no readable model.
-    """
-    import openvino
-
-    card = read_card(folder)
-    xml = folder / card.weights / "model.xml"
-    core = openvino.Core()
-    if precision == "auto":
-        precision = "bf16" if computes_bf16() else "f32"
-    options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-    if threads:
-        options["INFERENCE_NUM_THREADS"] = str(threads)
-    if tiles_at_a_time > 1:
-        options["NUM_STREAMS"] = str(tiles_at_a_time)
-    try:
-        network = core.read_model(str(xml))
-        merge_up_convolutions(network, NETWORK_STRIDE_PX)
-        compiled = core.compile_model(network, "CPU", options)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"{xml}: the model can't be loaded ({reason}); export it again") from error
-    free: SimpleQueue[Any] = SimpleQueue()
-    for _ in range(tiles_at_a_time):
-        free.put(compiled.create_infer_request())
-
-    def predict_tile(tile: np.ndarray) -> np.ndarray:
-        batch = np.ascontiguousarray(tile[np.newaxis, :, :, np.newaxis], dtype=np.float32)
-        request = free.get()
-        try:
-            return request.infer([batch])[0][0]
-        finally:
-            free.put(request)
-
-    if tiles_at_a_time > 1:
-        # OpenVINO's binding sets up what its threads share when it is first used: two that do so at the same
-        # time wait for each other for ever, one with Python's lock and one with the binding's.
-        predict_tile(np.zeros((NETWORK_STRIDE_PX, NETWORK_STRIDE_PX), np.float32))
-    return SegmentationModel(card, predict_tile)
-
-
-def predict_strips(
-    predict_tile: Callable[[np.ndarray], np.ndarray],
-    image: np.ndarray,
-    tile_px: int = TILE_PX,
-    overlap_px: int = TILE_OVERLAP_PX,
-    progress: Callable[[float], None] | None = None,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Predict class probabilities strip by strip, from overlapping tiles blended linearly.
-
-    Memory is bounded by one strip of tiles, whatever the image's height.
-
-    Parameters
-    ----------
-    predict_tile : callable
-        Maps (height, width) to (height, width, classes), for sides that are multiples of 16.
-    image : ndarray, (height, width)
-        Standardised micrograph of any size.
-    tile_px, overlap_px : int
-        Largest side of a tile and least overlap of neighbours, multiples of 16; the overlap is at most half
-        the tile. Tiles are made no larger than their number needs.
-    progress : callable, optional
-        Told the share that is done after every tile.
-
-    Yields
-    ------
-    first_row : int
-    probabilities : ndarray, (rows, width, classes), float32
-        Finished rows, from the top to the bottom.
-    """
-    height, width = image.shape
-    overlap_px = min(overlap_px, tile_px // 2)
-    tops, tile_height = _tile_starts(height, tile_px, overlap_px)
-    lefts, tile_width = _tile_starts(width, tile_px, overlap_px)
-    padded_width = max(width, lefts[-1] + tile_width)
-    window_y = _blending_window(tile_height, overlap_px)
-    window_x = _blending_window(tile_width, overlap_px)
-    total = weight = None
-    for index, top in enumerate(tops):
-        for column, left in enumerate(lefts):
-            tile = image[top : top + tile_height, left : left + tile_width]
-            missing = (tile_height - tile.shape[0], tile_width - tile.shape[1])
-            if any(missing):
-                # "symmetric" serves images smaller than the padding too.
-                tile = np.pad(tile, ((0, missing[0]), (0, missing[1])), mode="symmetric")
-            probability = predict_tile(tile)
-            if total is None or weight is None:
-                total = np.zeros((tile_height, padded_width, probability.shape[-1]), np.float32)
-                weight = np.zeros((tile_height, padded_width, 1), np.float32)
-            window = (window_y[:, None] * window_x)[..., None]
-            total[:, left : left + tile_width] += probability * window
-            weight[:, left : left + tile_width] += window
-            if progress:
-                progress((index * len(lefts) + column + 1) / (len(tops) * len(lefts)))
-        assert total is not None
-        assert weight is not None
-        bottom = tops[index + 1] if index + 1 < len(tops) else height
-        done = min(bottom, height) - top
-        yield top, total[:done, :width] / weight[:done, :width]
-        kept = tile_height - done
-        total[:kept] = total[done:].copy()
-        total[kept:] = 0
-        weight[:kept] = weight[done:].copy()
-        weight[kept:] = 0
-
-
-def _tile_starts(length: int, tile_px: int, overlap_px: int) -> tuple[list[int], int]:
-    """Give the first pixels of the tiles along one axis, and the side of a tile: as few, then as small."""
-    padded = -(-length // NETWORK_STRIDE_PX) * NETWORK_STRIDE_PX
-    if padded <= tile_px:
-        return [0], padded
-    number = -(-(padded - overlap_px) // (tile_px - overlap_px))
-    shared = (padded + (number - 1) * overlap_px) / number
-    side = math.ceil(shared / NETWORK_STRIDE_PX) * NETWORK_STRIDE_PX
-    return [min(index * (side - overlap_px), padded - side) for index in range(number)], side
-
-
-def _blending_window(tile_px: int, overlap_px: int) -> np.ndarray:
-    """Rise over the overlap, stay, fall; never zero, so that a corner pixel covered once keeps its weight."""
-    ramp = (np.arange(tile_px) + 0.5) / max(overlap_px, 1)
-    return np.minimum(1, np.minimum(ramp, ramp[::-1])).astype(np.float32)
 
 
 def input_scale(card: ModelCard, pixel_size_nm: float | None, pixels: int) -> float:

@@ -13,8 +13,9 @@ import tifffile
 
 from tem_pipeline import __version__
 from tem_pipeline.images_in_flight import in_order, most_in_flight
-from tem_pipeline.segmentation.inference import Segmentation, SegmentationModel, segment_micrograph
+from tem_pipeline.segmentation.inference import Segmentation, segment_micrograph
 from tem_pipeline.segmentation.instances import areas_px
+from tem_pipeline.segmentation.models import SegmentationModel
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import AnyPath, encode_tiff, write_content
 

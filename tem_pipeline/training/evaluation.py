@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from tem_pipeline.annotation.datasets import AnnotatedImage
-from tem_pipeline.segmentation.inference import ModelCard, SegmentationModel, predict_classes
+from tem_pipeline.segmentation.inference import predict_classes
 from tem_pipeline.segmentation.instances import label_instances
+from tem_pipeline.segmentation.models import ModelCard, SegmentationModel
 from tem_pipeline.segmentation.touching import split_touching
 from tem_pipeline.training import metrics
 from tem_pipeline.training.metrics import (

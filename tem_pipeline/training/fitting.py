@@ -17,7 +17,7 @@ import pandas as pd
 
 from tem_pipeline import __version__
 from tem_pipeline.errors import UserError
-from tem_pipeline.segmentation.inference import ModelCard, write_card
+from tem_pipeline.segmentation.models import ModelCard, write_card
 from tem_pipeline.storage import AnyPath
 from tem_pipeline.training.losses import make_loss
 from tem_pipeline.training.metrics import confusion_counts, scores

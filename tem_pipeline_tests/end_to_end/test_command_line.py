@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image
 
 from tem_pipeline.particles.schema import PARTICLE_SCHEMA
-from tem_pipeline.segmentation.inference import read_card, write_card
+from tem_pipeline.segmentation.models import read_card, write_card
 from tem_pipeline.simulation.sessions import simulate_session
 from tem_pipeline.simulation.specimens import Population
 from tem_pipeline.tracking import NO_CHAMPION_YET

@@ -16,7 +16,7 @@ from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import Platform, SessionLock
 from tem_pipeline.orchestration.session_life.failures import failure_reason
 from tem_pipeline.orchestration.session_life.schedules import nightly_sessions
-from tem_pipeline.segmentation.inference import ModelCard, write_card
+from tem_pipeline.segmentation.models import ModelCard, write_card
 from tem_pipeline.settings import load_settings
 from tem_pipeline.simulation.sessions import simulate_session
 from tem_pipeline.storage import AnyPath

@@ -5,7 +5,7 @@ import pytest
 
 from tem_pipeline import tracking
 from tem_pipeline.orchestration.training_run import train_sets
-from tem_pipeline.segmentation.inference import ModelCard, read_card, write_card
+from tem_pipeline.segmentation.models import ModelCard, read_card, write_card
 from tem_pipeline.settings import Settings, load_settings
 from tem_pipeline.simulation.sessions import simulate_annotated_set
 from tem_pipeline.storage import Layout, layout_of

@@ -12,22 +12,21 @@ from scipy.ndimage import gaussian_filter
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.intensity import standardise
 from tem_pipeline.segmentation.inference import (
-    CARD_FILE,
-    TILE_OVERLAP_PX,
-    TILE_PX,
-    ModelCard,
-    SegmentationModel,
-    _tile_starts,
     input_scale,
-    load_model,
     predict_averaged_strips,
     predict_classes,
-    predict_strips,
-    read_card,
     segment_micrograph,
     size_scale,
+)
+from tem_pipeline.segmentation.models import (
+    CARD_FILE,
+    ModelCard,
+    SegmentationModel,
+    load_model,
+    read_card,
     write_card,
 )
+from tem_pipeline.segmentation.tiling import TILE_OVERLAP_PX, TILE_PX, _tile_starts, predict_strips
 from tem_pipeline.settings import Settings
 from tem_pipeline.simulation.sessions import simulate_micrograph
 

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.particles.schema import conform
-from tem_pipeline.segmentation.inference import ModelCard, Segmentation, SegmentationModel
+from tem_pipeline.segmentation.inference import Segmentation
 from tem_pipeline.segmentation.instances import label_instances
 from tem_pipeline.segmentation.masks import (
     MASK_SCHEMA,
@@ -21,6 +21,7 @@ from tem_pipeline.segmentation.masks import (
     predict_session_masks,
     rim_width_px,
 )
+from tem_pipeline.segmentation.models import ModelCard, SegmentationModel
 from tem_pipeline.settings import Settings
 from tem_pipeline.simulation.imaging import Imaging
 from tem_pipeline.simulation.sessions import simulate_micrograph
@@ -211,7 +212,7 @@ def test_what_threads_need_is_loaded_before_they_start():
     program = (
         "import sys, pandas as pd; from pathlib import Path;"
         "from tem_pipeline.segmentation import masks; from tem_pipeline.settings import Settings;"
-        "from tem_pipeline.segmentation.inference import SegmentationModel;"
+        "from tem_pipeline.segmentation.models import SegmentationModel;"
         "loaded = [];"
         "masks.in_order = lambda *_: loaded.extend(sys.modules) or [];"
         "manifest = pd.DataFrame({'status': ['ok'], 'height_px': [9], 'width_px': [9]});"

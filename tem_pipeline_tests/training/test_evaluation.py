@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 
 from tem_pipeline.annotation.datasets import AnnotatedImage
-from tem_pipeline.segmentation.inference import ModelCard, SegmentationModel
+from tem_pipeline.segmentation.models import ModelCard, SegmentationModel
 from tem_pipeline.training.evaluation import (
     choose_threshold,
     compare_cores,

@@ -4,8 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tem_pipeline.segmentation.inference import NETWORK_STRIDE_PX, read_card
 from tem_pipeline.segmentation.merging import merge_up_convolutions
+from tem_pipeline.segmentation.models import NETWORK_STRIDE_PX, read_card
 from tem_pipeline.settings import PROJECT_ROOT
 from tem_pipeline.training.networks import ds_unet, unet
 

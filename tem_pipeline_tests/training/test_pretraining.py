@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tem_pipeline.segmentation.inference import load_model, read_card
+from tem_pipeline.segmentation.models import load_model, read_card
 from tem_pipeline.settings import PROJECT_ROOT
 from tem_pipeline.simulation.varied_specimens import AMBIGUOUS
 from tem_pipeline.training.losses import cross_entropy, dice_loss

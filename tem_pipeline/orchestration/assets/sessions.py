@@ -20,8 +20,9 @@ from tem_pipeline.particles.distributions import PARTICLE_COLUMNS
 from tem_pipeline.particles.distributions import size_distributions as distribute
 from tem_pipeline.particles.schema import check_particle_table
 from tem_pipeline.particles.table import measure_session
-from tem_pipeline.segmentation.inference import Segmentation, load_model
+from tem_pipeline.segmentation.inference import Segmentation
 from tem_pipeline.segmentation.masks import predict_session_masks
+from tem_pipeline.segmentation.models import load_model
 
 WARN = dg.AssetCheckSeverity.WARN
 GROUP: dict[str, Any] = {

@@ -21,8 +21,9 @@ from tem_pipeline.annotation.splitting import PARTS, split_sources
 from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.resources import Platform, TrainingPlan
-from tem_pipeline.segmentation.inference import SegmentationModel, load_model, predict_classes, read_card
+from tem_pipeline.segmentation.inference import predict_classes
 from tem_pipeline.segmentation.instances import label_instances
+from tem_pipeline.segmentation.models import SegmentationModel, load_model, read_card
 from tem_pipeline.storage import collect_unreferenced, read_table, write_content
 from tem_pipeline.training.baseline import otsu_watershed
 from tem_pipeline.training.evaluation import (
