@@ -81,8 +81,7 @@ def draw(used: Graph) -> Figure:
 def write() -> None:
     """Write the picture and the table from the code as it is."""
     used = packages_used(read_imports(PROJECT / "tem_pipeline"))
-    style = {"svg.hashsalt": "architecture", "svg.fonttype": "none", "font.family": "sans-serif"}
-    with mpl.rc_context(style):
+    with mpl.rc_context({"svg.hashsalt": "architecture", "svg.fonttype": "none"}):
         draw(used).savefig(PICTURE, metadata={"Date": None})
     text = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(TABLE.sub(lambda _: package_table(used), text), encoding="utf-8")
@@ -100,7 +99,7 @@ def _rows(names: list[str], arrows: list[tuple[str, str]]) -> dict[str, int]:
 def _places(rows: dict[str, int], arrows: list[tuple[str, str]]) -> dict[Point, tuple[float, float]]:
     """Order each row so that few arrows cross, and give every point its coordinates."""
     neighbours: dict[Point, list[Point]] = {name: [] for name in rows}
-    level: dict[Point, int] = dict(rows)
+    level: dict[Point, int] = {**rows}
     for user, other in arrows:
         passed: list[Point] = [(user, other, row) for row in range(rows[user] - 1, rows[other], -1)]
         chain: list[Point] = [user, *passed, other]

@@ -4,7 +4,7 @@ import os
 import sys
 from typing import Any, cast
 
-__version__ = "0.1.0"
+__version__ = "0.4.0"
 
 # What a laboratory does is nobody's business. MLflow reports its use to its makers unless it is told not to,
 # OpenVINO unless this package of its is missing; Dagster is told in dagster.yaml.

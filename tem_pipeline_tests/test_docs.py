@@ -1,9 +1,11 @@
 import re
+import tomllib
 
 import pytest
 
 from docs.architecture import PAGE, PICTURE, TABLE, drawn_arrows, package_table
 from docs.imports import packages_used, read_imports
+from tem_pipeline import __version__
 from tem_pipeline.settings import PROJECT_ROOT
 
 PACKAGES = packages_used(read_imports(PROJECT_ROOT / "tem_pipeline"))
@@ -20,6 +22,14 @@ def anchors(text: str) -> set[str]:
     """Name the anchors of a page's headings as GitHub does."""
     headings = re.findall(r"^#+ +(.+)$", prose(text), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_version_is_that_of_the_latest_release():
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    changes = (PROJECT_ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    releases = re.findall(r"^## (\d+\.\d+\.\d+) – (\d{4}-\d{2}-\d{2})$", changes, flags=re.MULTILINE)
+    assert releases[0][0] == project["version"] == __version__
+    assert [date for _, date in releases] == sorted((date for _, date in releases), reverse=True)
 
 
 def test_the_table_of_packages_is_that_of_the_code():
