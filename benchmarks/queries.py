@@ -9,12 +9,11 @@ import pandas as pd
 import pyarrow as pa
 
 from benchmarks.measurements import Measurement, compared
-from tem_pipeline.micrographs.ingestion import MANIFEST_SCHEMA
 from tem_pipeline.particles.measurement import measure_particles
 from tem_pipeline.particles.query import run_query
-from tem_pipeline.particles.schema import PARTICLE_SCHEMA, SIZE_DISTRIBUTION_SCHEMA, conform
 from tem_pipeline.particles.table import with_origin
 from tem_pipeline.storage import write_table
+from tem_pipeline.tables import MANIFEST_SCHEMA, PARTICLE_SCHEMA, SIZE_DISTRIBUTION_SCHEMA, conform
 from tem_pipeline_tests.particles.shapes import particle_sheet
 
 SESSIONS, SAMPLES, PARTICLES = 2_000, 100, 5_000

@@ -1,43 +1,53 @@
-"""Prints docs/data-dictionary.md from the schemas: `make docs`."""
+"""Prints docs/data-dictionary.md from the registered tables: `make docs`."""
 
-from tem_pipeline.micrographs.ingestion import MANIFEST_SCHEMA
-from tem_pipeline.particles.schema import (
-    PARTICLE_SCHEMA,
-    SAMPLE_SUMMARY_SCHEMA,
-    SIZE_DISTRIBUTION_SCHEMA,
-    STRUCTURE_ACTIVITY_SCHEMA,
-    data_dictionary,
-)
-from tem_pipeline.segmentation.masks import MASK_SCHEMA
+import pyarrow as pa
 
-TABLES = {
-    "particle_table": ("One row a particle: the table everybody queries.", PARTICLE_SCHEMA),
-    "size_distributions": ("One row a session, measurand and unit.", SIZE_DISTRIBUTION_SCHEMA),
-    "sample_summary": (
-        "One row a sample, measurand and unit: all its sessions together.",
-        SAMPLE_SUMMARY_SCHEMA,
-    ),
-    "structure_activity": (
-        "One row a descriptor, activity unit and conditions: samples together with their activity.",
-        STRUCTURE_ACTIVITY_SCHEMA,
-    ),
-    "raw_tem_images": ("The manifest: one row an image, refused files included.", MANIFEST_SCHEMA),
-    "predicted_masks": ("One row a segmented image.", MASK_SCHEMA),
-}
+from tem_pipeline.storage import TABLE_FILE
+from tem_pipeline.tables import TABLES, Table
+
+_INTRODUCTION = """# Data dictionary
+
+Every table of `data/lake` with its columns.
+`make docs` makes this page from the code, and a test keeps it up to date.
+The unit and the meaning of a column are also in the metadata of its Parquet field.
+The SQL view of a table has the table's name.
+Views of tables with one file per session also have the column `session`.
+"""
+_GROUPS = {None: "Sessions", "analysis": "Analysis over all sessions", "training": "Training"}
 
 
 def render() -> str:
     """Give the data dictionary of every table as Markdown."""
-    introduction = (
-        "# Data dictionary\n\nMade from the schemas by `make docs`; a test holds it to them. Each table lies "
-        "at `data/lake/TABLE/session=SESSION/part-0.parquet`, those of samples at "
-        "`data/lake/analysis/TABLE/part-0.parquet`; the unit of a column stands in its Parquet "
-        "field's metadata too.\n"
-    )
-    parts = [introduction]
-    for name, (description, schema) in TABLES.items():
-        parts.append(f"## {name}\n\n{description}\n\n{data_dictionary(schema).strip()}\n")
+    parts = [_INTRODUCTION]
+    for group, title in _GROUPS.items():
+        parts.append(f"## {title}\n")
+        schemas: dict[int, list[Table]] = {}
+        for table in TABLES.values():
+            if table.group == group:
+                schemas.setdefault(id(table.schema), []).append(table)
+        parts += [_section(alike) for alike in schemas.values()]
     return "\n".join(parts)
+
+
+def _section(tables: list[Table]) -> str:
+    """Describe tables that share one schema."""
+    names = ", ".join(table.name for table in tables)
+    session = "session=SESSION/" if tables[0].per_session else ""
+    files = "\n".join(f"`{table.key}/{session}{TABLE_FILE}`  " for table in tables).rstrip()
+    return f"### {names}\n\n{tables[0].description}\n\n{files}\n\n{columns_as_markdown(tables[0].schema)}"
+
+
+def columns_as_markdown(schema: pa.Schema) -> str:
+    """List a schema's columns as a Markdown table: name, type, unit, whether it may be null, meaning."""
+    rows = ["| column | type | unit | may be null | meaning |", "|---|---|---|---|---|"]
+    for field in schema:
+        about = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+        meaning = about.get("description", "").replace("|", "\\|")
+        rows.append(
+            f"| `{field.name}` | {field.type} | {about.get('unit', '')} | "
+            f"{'yes' if field.nullable else 'no'} | {meaning} |"
+        )
+    return "\n".join(rows) + "\n"
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from tem_pipeline.micrographs.calibration import calibrate, resample_to_square
 from tem_pipeline.micrographs.ingestion import file_sha256, pixel_sha256
 from tem_pipeline.micrographs.reading import Micrograph, group_acquisitions, read_micrographs
 from tem_pipeline.micrographs.sessions import session_files
+from tem_pipeline.particles.checks import check_particle_table
 from tem_pipeline.particles.measurement import measure_particles
-from tem_pipeline.particles.schema import PARTICLE_SCHEMA, check_particle_table, conform
 from tem_pipeline.particles.table import join_tables, with_origin
 from tem_pipeline.reports.overlays import overlay_png
 from tem_pipeline.segmentation.inference import Segmentation, segment_micrograph
@@ -26,6 +26,7 @@ from tem_pipeline.segmentation.masks import judge_image, load_before_threads, st
 from tem_pipeline.segmentation.models import ModelCard, SegmentationModel
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import encode_tiff, write_bytes, write_table
+from tem_pipeline.tables import PARTICLE_SCHEMA, conform
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from tem_pipeline.annotation.pixels import (
 )
 from tem_pipeline.errors import UserError
 from tem_pipeline.storage import AnyPath, write_content
+from tem_pipeline.tables import SHARD_SCHEMA
 
 """Standardised intensities lie in -8 … 8; shards keep them as 16-bit PNG over that range."""
 
@@ -96,39 +97,6 @@ class AugmentedRow:
     group: str
     part: str
     transform: Transform
-
-
-def _column(name: str, kind: pa.DataType, description: str, unit: str = "") -> pa.Field:
-    return pa.field(name, kind, nullable=False, metadata={"unit": unit, "description": description})
-
-
-_TRANSFORM = pa.struct(
-    [
-        _column("shift_y_px", pa.float64(), "centre of the crop from the image's centre, downwards", "px"),
-        _column("shift_x_px", pa.float64(), "centre of the crop from the image's centre, rightwards", "px"),
-        _column("flip", pa.bool_(), "mirrored left to right before turning"),
-        _column("angle_deg", pa.float64(), "turned counter-clockwise", "°"),
-        _column("scale", pa.float64(), "enlarged by this factor"),
-        _column("blur_px", pa.float64(), "standard deviation of Gaussian blur", "px"),
-        _column("gamma", pa.float64(), "exponent of the tone curve"),
-        _column("gain", pa.float64(), "factor on the intensities"),
-        _column("offset", pa.float64(), "added to the intensities"),
-        _column("noise_sd", pa.float64(), "standard deviation of added white noise"),
-    ]
-)
-
-SHARD_SCHEMA = pa.schema(
-    [
-        _column("row", pa.int64(), "number of the row"),
-        _column("source_image", pa.string(), "annotated image that the crop was made of"),
-        _column("source_sha256", pa.string(), "hash of that image's pixels"),
-        _column("group", pa.string(), "source micrograph of that image"),
-        _column("part", pa.string(), "part of the split that the source belongs to"),
-        _column("transform", _TRANSFORM, "what was done to the image"),
-        _column("image", pa.binary(), "PNG, uint16: 0 … 65535 is -8 … 8 of standardised intensity"),
-        _column("mask", pa.binary(), "PNG, uint8: index of the class"),
-    ]
-)
 
 
 def augment_images(

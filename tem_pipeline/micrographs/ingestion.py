@@ -26,53 +26,7 @@ from tem_pipeline.micrographs.reading import (
     shown,
 )
 from tem_pipeline.micrographs.sessions import SessionDescription, printable
-
-STATUSES = ("ok", "refused", "duplicate", "frame", "detector")
-"""ok: measured. refused: no usable micrograph. duplicate: its pixels stand in the session already. frame,
-detector: the acquisition is measured on another frame or detector."""
-
-
-def _column(name: str, kind: pa.DataType, description: str, unit: str = "") -> pa.Field:
-    return pa.field(name, kind, metadata={"unit": unit, "description": description})
-
-
-MANIFEST_SCHEMA = pa.schema(
-    [
-        _column("session_id", pa.string(), "Key of the session"),
-        _column("session_name", pa.string(), "Name of the session's folder, as the microscopist wrote it"),
-        _column("session_folder", pa.string(), "Folder that the session was read from"),
-        _column("session_fingerprint", pa.string(), "Hash of the session's files when they were read"),
-        _column("sample_id", pa.string(), "Sample, from session.yaml; else the session's name"),
-        _column("file", pa.string(), "File below the session's folder"),
-        _column("file_sha256", pa.string(), "SHA-256 of that file; null if it cannot be read"),
-        _column("pixel_sha256", pa.string(), "SHA-256 of height, width and values (little-endian float32)"),
-        _column("signal", pa.int32(), "Data set of the file, from 0"),
-        _column("frame", pa.int32(), "Frame of a stack, from 0"),
-        _column("image_id", pa.string(), "Name of the image, unique in the session; null for refused files"),
-        _column("field_id", pa.string(), "Field of view: images of one acquisition share it"),
-        _column("height_px", pa.int32(), "Height of the image kept", "px"),
-        _column("width_px", pa.int32(), "Width of the image kept", "px"),
-        _column(
-            "pixel_size_y_nm", pa.float64(), "Height of a pixel of the image kept; null if unknown", "nm"
-        ),
-        _column("pixel_size_x_nm", pa.float64(), "Width of a pixel of the image kept; null if unknown", "nm"),
-        _column("calibration", pa.string(), "Source of the pixel size: metadata, session or missing"),
-        _column("calibration_note", pa.string(), "What to know about the pixel size"),
-        _column(
-            "calibration_uncertainty", pa.float64(), "Relative standard uncertainty of the pixel size", "1"
-        ),
-        _column("mode", pa.string(), "bright_field (particles dark) or haadf (particles bright)"),
-        _column("mode_source", pa.string(), "Source of the mode: session, detector or image"),
-        _column("operator", pa.string(), "Operator, from session.yaml"),
-        _column("microscope", pa.string(), "Microscope, from session.yaml"),
-        _column("voltage_kv", pa.float64(), "Acceleration voltage, from session.yaml", "kV"),
-        _column("metal", pa.string(), "Metal of the particles, from session.yaml"),
-        _column("status", pa.string(), "ok, refused, duplicate, frame or detector"),
-        _column("reason", pa.string(), "Why it is not measured, or what to look at"),
-        _column("image_file", pa.string(), "The image kept, below the data root; null if it is not measured"),
-    ]
-)
-"""Columns of the manifest: type, unit and a line of description each."""
+from tem_pipeline.tables import MANIFEST_SCHEMA
 
 MANIFEST_COLUMNS = tuple(MANIFEST_SCHEMA.names)
 

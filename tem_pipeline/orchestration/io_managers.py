@@ -6,16 +6,7 @@ import pyarrow as pa
 from upath import UPath
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.micrographs.ingestion import MANIFEST_SCHEMA
 from tem_pipeline.orchestration.resources import Platform
-from tem_pipeline.particles.schema import (
-    PARTICLE_SCHEMA,
-    SAMPLE_SUMMARY_SCHEMA,
-    SIZE_DISTRIBUTION_SCHEMA,
-    STRUCTURE_ACTIVITY_SCHEMA,
-    conform,
-)
-from tem_pipeline.segmentation.masks import MASK_SCHEMA
 from tem_pipeline.storage import (
     collect_unreferenced,
     mark_fingerprint,
@@ -23,20 +14,7 @@ from tem_pipeline.storage import (
     table_fingerprint,
     write_table,
 )
-
-SCHEMAS: dict[str, pa.Schema] = {
-    "raw_tem_images": MANIFEST_SCHEMA,
-    "predicted_masks": MASK_SCHEMA,
-    "particle_table": PARTICLE_SCHEMA,
-    "size_distributions": SIZE_DISTRIBUTION_SCHEMA,
-    "sample_summary": SAMPLE_SUMMARY_SCHEMA,
-    "structure_activity": STRUCTURE_ACTIVITY_SCHEMA,
-}
-FILE_COLUMNS = {
-    "raw_tem_images": ["image_file"],
-    "predicted_masks": ["labels_file", "shells_file", "probability_file"],
-}
-"""Columns of a session's tables that name the files beside them."""
+from tem_pipeline.tables import TABLES, conform
 
 
 class LakeTables(dg.ConfigurableIOManager):
@@ -50,11 +28,11 @@ class LakeTables(dg.ConfigurableIOManager):
     def handle_output(self, context: dg.OutputContext, obj: pd.DataFrame) -> None:
         """Check a table against its schema and put it in place of the former one."""
         path = self._path(context)
-        schema = SCHEMAS.get(context.asset_key.path[-1])
-        table = conform(obj, schema) if schema else pa.Table.from_pandas(obj, preserve_index=False)
-        if schema and context.has_asset_partitions:
+        registered = TABLES[context.asset_key.path[-1]]
+        table = conform(obj, registered.schema)
+        if context.has_asset_partitions:
             table = mark_fingerprint(table, self._fingerprint(context, obj))
-        columns = FILE_COLUMNS.get(context.asset_key.path[-1], [])
+        columns = list(registered.file_columns)
         # Somebody may have read the former table and still be about to open the files that it names.
         former = _named_files(path, columns)
         write_table(path, table)

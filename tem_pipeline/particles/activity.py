@@ -19,8 +19,8 @@ import pandas as pd
 import scipy
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.particles.schema import STRUCTURE_ACTIVITY_SCHEMA, conform
 from tem_pipeline.storage import AnyPath
+from tem_pipeline.tables import STRUCTURE_ACTIVITY_SCHEMA, conform
 
 FEWEST_SAMPLES = 4
 RESAMPLES = 2000

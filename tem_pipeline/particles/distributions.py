@@ -12,7 +12,7 @@ import pandas as pd
 from tem_pipeline.particles import uncertainty
 from tem_pipeline.particles.fits import fit_quality
 from tem_pipeline.particles.metals import METALS, dispersion, surface_area_m2_per_g
-from tem_pipeline.particles.schema import (
+from tem_pipeline.tables import (
     FIT_PARAMETERS,
     INTERVAL_STATISTICS,
     SAMPLE_SUMMARY_SCHEMA,

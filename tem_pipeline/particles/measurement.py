@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from tem_pipeline.errors import UserError
+from tem_pipeline.particles.checks import NM_COLUMNS
 from tem_pipeline.particles.core_shell import measure_core_shell
 from tem_pipeline.particles.edges import edge_weights, touches_edge
-from tem_pipeline.particles.schema import NM_COLUMNS
 
 _STRIP_PX = 2**21
 _PAIRS_AT_ONCE = 2**20

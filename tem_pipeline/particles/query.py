@@ -20,13 +20,13 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.particles.schema import (
+from tem_pipeline.storage import TABLE_FILE, AnyPath, atomic_path
+from tem_pipeline.tables import (
     PARTICLE_SCHEMA,
     SAMPLE_SUMMARY_SCHEMA,
     SIZE_DISTRIBUTION_SCHEMA,
     STRUCTURE_ACTIVITY_SCHEMA,
 )
-from tem_pipeline.storage import TABLE_FILE, AnyPath, atomic_path
 
 # Views that exist before their first file does.
 _KNOWN_SCHEMAS = {

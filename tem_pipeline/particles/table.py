@@ -8,9 +8,10 @@ import pyarrow as pa
 import tifffile
 
 from tem_pipeline.images_in_flight import in_order, most_in_flight
+from tem_pipeline.particles.checks import PARTICLE_SCHEMA_IN_MEMORY
 from tem_pipeline.particles.measurement import measure_particles
-from tem_pipeline.particles.schema import PARTICLE_SCHEMA_IN_MEMORY, conform
 from tem_pipeline.storage import AnyPath
+from tem_pipeline.tables import conform
 
 FROM_MANIFEST = (
     "session_id",

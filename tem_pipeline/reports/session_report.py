@@ -17,15 +17,10 @@ from markupsafe import Markup
 from PIL import Image
 
 from tem_pipeline import __version__
-from tem_pipeline.particles.schema import (
-    FIT_PARAMETERS,
-    INTERVAL_STATISTICS,
-    SIZE_DISTRIBUTION_SCHEMA,
-    STATISTICS,
-)
 from tem_pipeline.reports.figures import distribution_figure, fields_figure, figure_svg
 from tem_pipeline.reports.overlays import overlay
 from tem_pipeline.storage import AnyPath, write_bytes
+from tem_pipeline.tables import FIT_PARAMETERS, INTERVAL_STATISTICS, SIZE_DISTRIBUTION_SCHEMA, STATISTICS
 
 MOST_OVERLAYS = 24
 _OVERLAY_PX = 1024

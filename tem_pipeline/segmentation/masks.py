@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import tifffile
 
 from tem_pipeline import __version__
@@ -18,6 +17,7 @@ from tem_pipeline.segmentation.instances import areas_px
 from tem_pipeline.segmentation.models import SegmentationModel
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import AnyPath, encode_tiff, write_content
+from tem_pipeline.tables import MASK_SCHEMA
 
 SMALLEST_RELIABLE_PX = 8.0
 LARGEST_FOREGROUND = 0.8
@@ -25,65 +25,6 @@ LARGEST_RIM = 0.5
 LEAST_CONFIDENCE = 0.7
 _FEWEST_RIM_PIXELS = 20
 _MEAN_COSINE = 0.855
-
-
-def _described(name: str, kind: pa.DataType, unit: str, description: str) -> pa.Field:
-    return pa.field(name, kind, metadata={"unit": unit, "description": description})
-
-
-MASK_SCHEMA = pa.schema(
-    [
-        _described("session_id", pa.string(), "", "key of the session"),
-        _described("image_id", pa.string(), "", "the image, as in raw_tem_images"),
-        _described("labels_file", pa.string(), "", "label image of the cores, beside this table"),
-        _described("shells_file", pa.string(), "", "label image of whole particles; null without shells"),
-        _described("probability_file", pa.string(), "", "probability of core, uint8 0 … 255"),
-        _described("mode", pa.string(), "", "bright_field or haadf, as the image was read"),
-        _described("n_cores", pa.int64(), "1", "cores found, those at the edge included"),
-        _described("foreground_fraction", pa.float64(), "1", "share of the image's pixels that are core"),
-        _described("median_diameter_px", pa.float64(), "px", "median equivalent diameter of the cores"),
-        _described("confidence", pa.float64(), "1", "mean probability of core over the pixels of the cores"),
-        _described(
-            "rim_width_px",
-            pa.float64(),
-            "px",
-            "focus: contrast across the cores' rims over the slope in them; null without measurable rims",
-        ),
-        _described(
-            "smallest_reliable_diameter_px",
-            pa.float64(),
-            "px",
-            "diameter below which discretisation alone costs over 3 % of it",
-        ),
-        _described(
-            "smallest_reliable_diameter_nm",
-            pa.float64(),
-            "nm",
-            "the same on the specimen; null where calibration is missing",
-        ),
-        _described(
-            "split_labels",
-            pa.list_(pa.int64()),
-            "",
-            "labels of the cores that came out of a cluster of touching ones",
-        ),
-        _described("image_quality", pa.string(), "", "good or review; review is left out of the statistics"),
-        _described("image_quality_reason", pa.string(), "", "why an image is to be reviewed"),
-        _described(
-            "model_name", pa.string(), "", "registered model, or pretrained: the one that ships with the code"
-        ),
-        _described("model_version", pa.string(), "", "version in the registry, or of the pretrained model"),
-        _described("model_sha256", pa.string(), "", "SHA-256 of the model's weights"),
-        _described("loss", pa.string(), "", "loss that the model was trained with"),
-        _described(
-            "model_diameter_error",
-            pa.float64(),
-            "1",
-            "relative standard uncertainty of mean diameters from segmentation, on validation images",
-        ),
-        _described("code_version", pa.string(), "", "version of tem_pipeline"),
-    ]
-)
 
 
 @dataclass(frozen=True)

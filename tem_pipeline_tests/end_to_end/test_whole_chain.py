@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 from tem_pipeline.micrographs.session_images import ingest_session
-from tem_pipeline.particles.schema import check_particle_table
+from tem_pipeline.particles.checks import check_particle_table
 from tem_pipeline.particles.table import measure_session
 from tem_pipeline.segmentation.instances import label_instances
 from tem_pipeline.segmentation.touching import split_touching

@@ -4,8 +4,8 @@ import dagster as dg
 import pandas as pd
 
 from tem_pipeline.orchestration.resources import Platform
-from tem_pipeline.particles.schema import SAMPLE_SUMMARY_SCHEMA, conform
 from tem_pipeline.storage import read_table, write_table
+from tem_pipeline.tables import SAMPLE_SUMMARY_SCHEMA, conform
 from tem_pipeline_tests.particles.test_activity import DIAMETERS, summaries
 
 

@@ -14,7 +14,7 @@ from tem_pipeline.particles.activity import (
     structure_activity_of,
     unknown_samples,
 )
-from tem_pipeline.particles.schema import SAMPLE_SUMMARY_SCHEMA, STRUCTURE_ACTIVITY_SCHEMA
+from tem_pipeline.tables import SAMPLE_SUMMARY_SCHEMA, STRUCTURE_ACTIVITY_SCHEMA
 
 HEADER = "sample_id,activity,unit,standard_error,temperature_c\n"
 

@@ -4,10 +4,10 @@ import pytest
 from scipy import ndimage
 
 from tem_pipeline.errors import UserError
+from tem_pipeline.particles.checks import check_particle_table
 from tem_pipeline.particles.core_shell import DIRECTIONS
 from tem_pipeline.particles.edges import edge_weights
 from tem_pipeline.particles.measurement import measure_particles
-from tem_pipeline.particles.schema import check_particle_table
 from tem_pipeline_tests.particles.shapes import OFFSETS
 from tem_pipeline_tests.particles.tables import particle_table
 

@@ -9,8 +9,9 @@ from skimage.measure import perimeter_crofton, regionprops_table
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.particles import measurement
+from tem_pipeline.particles.checks import NM_COLUMNS
 from tem_pipeline.particles.measurement import measure_particles
-from tem_pipeline.particles.schema import MEASURED_FIELDS, NM_COLUMNS
+from tem_pipeline.tables import MEASURED_FIELDS
 from tem_pipeline_tests.particles.shapes import (
     OFFSETS,
     block,

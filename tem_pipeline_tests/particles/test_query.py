@@ -10,8 +10,8 @@ from upath import UPath
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.particles.query import connect, run_query, write_result
-from tem_pipeline.particles.schema import PARTICLE_SCHEMA, conform
 from tem_pipeline.storage import write_table
+from tem_pipeline.tables import PARTICLE_SCHEMA, conform
 from tem_pipeline_tests.particles.tables import discs, particle_table
 
 SESSIONS = ["20261122", "2026-11-22", "monday"]

@@ -8,9 +8,9 @@ import pytest
 
 from tem_pipeline.particles.distributions import sample_summary
 from tem_pipeline.particles.query import run_query
-from tem_pipeline.particles.schema import PARTICLE_SCHEMA, SCHEMA_VERSION, conform
 from tem_pipeline.settings import PROJECT_ROOT
 from tem_pipeline.storage import write_table
+from tem_pipeline.tables import PARTICLE_SCHEMA, SCHEMA_VERSION, conform
 from tem_pipeline_tests.particles.tables import discs, manifest_row, particle_table
 from tem_pipeline_tests.particles.versions import VERSION_1_COLUMNS, VERSION_1_SCHEMA
 

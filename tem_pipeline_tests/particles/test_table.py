@@ -7,8 +7,9 @@ import tifffile
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.session_images import ingest_session
-from tem_pipeline.particles.schema import PARTICLE_SCHEMA, PROVENANCE_FIELDS, check_particle_table, conform
+from tem_pipeline.particles.checks import check_particle_table
 from tem_pipeline.particles.table import measure_session
+from tem_pipeline.tables import PARTICLE_SCHEMA, PROVENANCE_FIELDS, conform
 from tem_pipeline_tests.particles.tables import discs
 
 ORIGIN = ["model_name", "model_version", "model_sha256", "loss", "code_version"]

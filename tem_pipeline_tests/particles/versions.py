@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from tem_pipeline.particles.schema import PARTICLE_SCHEMA
+from tem_pipeline.tables import PARTICLE_SCHEMA
 
 VERSION_1_COLUMNS = [
     "particle_id",

@@ -11,13 +11,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tem_pipeline.micrographs.ingestion import MANIFEST_SCHEMA
 from tem_pipeline.particles.distributions import PARTICLE_COLUMNS, size_distributions
-from tem_pipeline.particles.schema import PARTICLE_SCHEMA, SIZE_DISTRIBUTION_SCHEMA, conform
 from tem_pipeline.particles.table import measure_session
 from tem_pipeline.reports.session_report import MOST_OVERLAYS, report_page, write_report
-from tem_pipeline.segmentation.masks import MASK_SCHEMA
 from tem_pipeline.storage import encode_tiff, write_content
+from tem_pipeline.tables import (
+    MANIFEST_SCHEMA,
+    MASK_SCHEMA,
+    PARTICLE_SCHEMA,
+    SIZE_DISTRIBUTION_SCHEMA,
+    conform,
+)
 from tem_pipeline_tests.particles.tables import discs
 from tem_pipeline_tests.particles.versions import VERSION_1_COLUMNS, VERSION_1_STATISTICS
 

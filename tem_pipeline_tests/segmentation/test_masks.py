@@ -12,19 +12,14 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.particles.schema import conform
 from tem_pipeline.segmentation.inference import Segmentation
 from tem_pipeline.segmentation.instances import label_instances
-from tem_pipeline.segmentation.masks import (
-    MASK_SCHEMA,
-    judge_image,
-    predict_session_masks,
-    rim_width_px,
-)
+from tem_pipeline.segmentation.masks import judge_image, predict_session_masks, rim_width_px
 from tem_pipeline.segmentation.models import ModelCard, SegmentationModel
 from tem_pipeline.settings import Settings
 from tem_pipeline.simulation.imaging import Imaging
 from tem_pipeline.simulation.sessions import simulate_micrograph
+from tem_pipeline.tables import MASK_SCHEMA, conform
 
 SHAPE = (240, 240)
 CARD = ModelCard(

@@ -16,9 +16,9 @@ from tem_pipeline.micrographs.session_images import ingest_session
 from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import Platform, SessionLock, session_folder
+from tem_pipeline.particles.checks import check_particle_table
 from tem_pipeline.particles.distributions import PARTICLE_COLUMNS
 from tem_pipeline.particles.distributions import size_distributions as distribute
-from tem_pipeline.particles.schema import check_particle_table
 from tem_pipeline.particles.table import measure_session
 from tem_pipeline.segmentation.inference import Segmentation
 from tem_pipeline.segmentation.masks import predict_session_masks

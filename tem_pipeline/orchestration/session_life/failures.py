@@ -16,18 +16,8 @@ from tem_pipeline.orchestration.resources import PARTITION_TAG, Platform
 from tem_pipeline.orchestration.session_life.requests import FINGERPRINT_TAG, failed_attempts, past_runs
 from tem_pipeline.orchestration.session_life.states import FAILURE_TABLE, read_failure
 from tem_pipeline.storage import SESSION_KEY, Layout, session_lock, write_table
+from tem_pipeline.tables import FAILURE_SCHEMA
 
-FAILURE_SCHEMA = pa.schema(
-    [
-        ("session_id", pa.string()),
-        ("session_fingerprint", pa.string()),
-        ("job", pa.string()),
-        ("run_id", pa.string()),
-        ("failed_at", pa.timestamp("us", tz="UTC")),
-        ("failed_attempts", pa.int64()),
-        ("reason", pa.string()),
-    ]
-)
 SESSION_JOBS = (ingest_session.name, process_session.name)
 LONGEST_REASON = 500
 _WILL_RETRY_TAG = "dagster/will_retry"

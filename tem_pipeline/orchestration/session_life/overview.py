@@ -16,6 +16,7 @@ from tem_pipeline.orchestration.session_life.arrivals import stopwatch
 from tem_pipeline.orchestration.session_life.folders import OutOfTimeError
 from tem_pipeline.orchestration.session_life.states import SessionState, as_record, session_states
 from tem_pipeline.storage import write_table
+from tem_pipeline.tables import STATES_SCHEMA
 
 STATES_TABLE = "session_states"
 # Every change of a state lays the page into Dagster's event log.
@@ -23,14 +24,6 @@ ROWS_SHOWN = 500
 # Dagster gives a tick 60 s.
 TICK_SECONDS = 30.0
 _ORDER = ("failed", "parked", "partly refused", "arriving", "complete", "ingested", "processed")
-
-STATES_SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("session", "name", "state", "reason")),
-        *((name, pa.string()) for name in ("changed_at", "ingested_at", "processed_at")),
-        *((name, pa.int64()) for name in ("images", "refused", "particles")),
-    ]
-)
 
 session_states_asset = dg.AssetSpec(
     STATES_TABLE,
