@@ -1,6 +1,6 @@
-"""SQL over the lake's Parquet tables with DuckDB: read-only, and no file outside the tables can be reached.
+"""Read-only SQL over the lake's Parquet tables with DuckDB; no file outside the tables can be reached.
 
-Every asset's table is a view of the asset's name. Results are written as CSV, Parquet or Excel workbooks.
+Each table is a view of the same name. Results are written as CSV, Parquet or Excel workbooks.
 """
 
 import contextlib
@@ -21,31 +21,25 @@ import pyarrow.parquet as pq
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.storage import TABLE_FILE, AnyPath, atomic_path
-from tem_pipeline.tables import (
-    PARTICLE_SCHEMA,
-    SAMPLE_SUMMARY_SCHEMA,
-    SIZE_DISTRIBUTION_SCHEMA,
-    STRUCTURE_ACTIVITY_SCHEMA,
-)
+from tem_pipeline.tables import TABLES, Table
 
-# Views that exist before their first file does.
-_KNOWN_SCHEMAS = {
-    "particle_table": PARTICLE_SCHEMA,
-    "size_distributions": SIZE_DISTRIBUTION_SCHEMA,
-    "sample_summary": SAMPLE_SUMMARY_SCHEMA,
-    "structure_activity": STRUCTURE_ACTIVITY_SCHEMA,
+_SQL_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.float64(): "DOUBLE",
+    pa.bool_(): "BOOLEAN",
+    pa.binary(): "BLOB",
+    pa.timestamp("us", tz="UTC"): "TIMESTAMP WITH TIME ZONE",
 }
 
-# Columns that a view can be told beforehand.
-_SQL_TYPES = {pa.string(): "VARCHAR", pa.int64(): "BIGINT", pa.float64(): "DOUBLE", pa.bool_(): "BOOLEAN"}
-
-# Where SQL lists the views that there are.
+# Schemas and prefixes of functions that list the views.
 _CATALOGUES = ("information_schema", "pg_catalog", "sqlite_", "duckdb_")
 
-# Folders of the lake that hold assets instead of being one.
-_GROUPS = ("analysis", "training")
+# Folders of the lake that hold tables' folders instead of being one.
+_GROUPS = {table.group for table in TABLES.values() if table.group}
 
-# What a parsed query may consist of. DuckDB takes COPY and INSERT within WITH for a part of a SELECT.
+# Nodes that a parsed query may contain. DuckDB accepts COPY and INSERT within WITH as part of a SELECT.
 _QUERY_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
 _TABLE_FUNCTIONS = {"range", "generate_series", "unnest", "repeat", "repeat_row"}
 
@@ -55,21 +49,22 @@ _EXCEL_ROWS, _EXCEL_TEXT = 1_048_576, 32_767
 def connect(lake: AnyPath, sql: str = "") -> duckdb.DuckDBPyConnection:
     """Open the lake's tables as views of an in-memory database that can neither write nor read anything else.
 
+    Every registered table has a view, with its registered columns, even before the table has files. Columns
+    that older files lack are null. A table that isn't registered has a view once it has files. Views of
+    tables with one file per session have the text column `session`, the key in the folder's name.
+
     Parameters
     ----------
     lake : path
-        Folder with ASSET/session=SESSION/part-0.parquet, ASSET/part-0.parquet, and the same below analysis/
-        and training/. Files of one asset are united by column name, so old ones stay readable beside new
-        ones; the folder's key is the text column `session`. Assets of known schema can be asked, and are
-        empty, before they have files. The columns of `particle_table` are those of its schema: uniting
-        thousands of files takes seconds, and so no file is opened that a query doesn't ask for.
+        Folder with TABLE/session=SESSION/part-0.parquet, TABLE/part-0.parquet, and the same below analysis/
+        and training/.
     sql : str
-        What will be asked: of the assets that it names, only their views are made. Without it, all.
+        The query to come: only the views that it names are created. Without it, all views.
 
     Returns
     -------
     DuckDBPyConnection
-        Its configuration is locked. Send it queries of strangers by `run_query` only, which also checks them.
+        Its configuration is locked. Run untrusted queries through `run_query`, which also checks them.
 
     Raises
     ------
@@ -92,19 +87,10 @@ def connect(lake: AnyPath, sql: str = "") -> duckdb.DuckDBPyConnection:
             store: Any = lake
             connection.register_filesystem(store.fs)
             roots = {str(lake), f"{store.protocol}://{store.path}"}
-        views = dict(_find_tables(lake))
-        wanted = _asked_for(sql, {*views, *_KNOWN_SCHEMAS})
-        for name, pattern in views.items():
-            if name in wanted:
-                _create_view(connection, name, pattern)
-        for name, schema in _KNOWN_SCHEMAS.items():
-            if name in wanted and name not in views:
-                of_session = [pa.field("session", pa.string())] if "session_id" in schema.names else []
-                empty = pa.schema([*schema, *of_session]).empty_table()
-                connection.register("empty", empty)
-                connection.execute(f"CREATE TABLE {_name(name)} AS FROM empty")
-                connection.unregister("empty")
-        # A pattern is compared as it is written, so a root with glob characters is allowed in both spellings.
+        patterns = dict.fromkeys(TABLES) | dict(_find_tables(lake))
+        for name in sorted(_named_in(sql, set(patterns))):
+            _create_view(connection, name, patterns[name])
+        # DuckDB compares patterns as written: allow a root with glob characters in both spellings.
         allowed = ", ".join(_text(root) for root in sorted(roots | {glob.escape(root) for root in roots}))
         connection.execute(f"SET allowed_directories = [{allowed}]")
         connection.execute("SET enable_external_access = false")
@@ -116,9 +102,9 @@ def connect(lake: AnyPath, sql: str = "") -> duckdb.DuckDBPyConnection:
 
 
 def _find_tables(lake: AnyPath) -> Iterator[tuple[str, str]]:
-    """Give each asset's name and the pattern of its files."""
+    """Give the name of each table with files, and the pattern of its files."""
     folders = [folder for folder in _folders(lake) if folder.name not in _GROUPS]
-    for group in _GROUPS:
+    for group in sorted(_GROUPS):
         folders += _folders(lake / group)
     for folder in folders:
         escaped = glob.escape(str(folder))
@@ -136,35 +122,24 @@ def _folders(parent: AnyPath) -> list[AnyPath]:
     )
 
 
-def _asked_for(sql: str, names: set[str]) -> set[str]:
+def _named_in(sql: str, names: set[str]) -> set[str]:
+    """Choose the tables that a query names; all of them if it names none or lists the views."""
     text = sql.casefold()
     named = {name for name in names if name.casefold() in text}
     return names if not named or any(catalogue in text for catalogue in _CATALOGUES) else named
 
 
-def _create_view(connection: duckdb.DuckDBPyConnection, name: str, pattern: str) -> None:
-    schema = _KNOWN_SCHEMAS.get(name)
-    if "/session=*/" not in pattern:
-        source = (
-            f"SELECT * FROM read_parquet({_text(pattern)}, union_by_name = true, hive_partitioning = false)"
-        )
-    elif schema and all(field.type in _SQL_TYPES for field in schema):
-        # DuckDB takes no schema beside hive keys, but leaves out files by what a filter makes of their names.
-        columns = ", ".join(
-            f"{_text(field.name)}: {{name: {_text(field.name)}, type: '{_SQL_TYPES[field.type]}', "
-            "default_value: NULL}"
-            for field in schema
-        )
-        source = (
-            "SELECT * EXCLUDE (filename), regexp_extract(filename, "
-            r"'[/\\]session=([^/\\]*)[/\\][^/\\]*$', 1) AS session "
-            f"FROM read_parquet({_text(pattern)}, schema = MAP {{{columns}}}, filename = true, "
-            "hive_partitioning = false)"
-        )
+def _create_view(connection: duckdb.DuckDBPyConnection, name: str, pattern: str | None) -> None:
+    table = TABLES.get(name)
+    if pattern is None:
+        source = _nothing(TABLES[name])
+    elif table is not None:
+        source = _registered(table, pattern)
     else:
+        hive = "true, hive_types = {'session': VARCHAR}, hive_types_autocast = false"
         source = (
-            f"SELECT * FROM read_parquet({_text(pattern)}, union_by_name = true, hive_partitioning = true, "
-            "hive_types = {'session': VARCHAR}, hive_types_autocast = false)"
+            f"SELECT * FROM read_parquet({_text(pattern)}, union_by_name = true, "
+            f"hive_partitioning = {hive if '/session=*/' in pattern else 'false'})"
         )
     try:
         connection.execute(f"CREATE OR REPLACE VIEW {_name(name)} AS {source}")
@@ -174,11 +149,46 @@ def _create_view(connection: duckdb.DuckDBPyConnection, name: str, pattern: str)
         ) from error
 
 
-def run_query(lake: AnyPath, sql: str) -> pa.Table:
-    """Answer one SELECT-like statement over the lake's tables.
+def _nothing(table: Table) -> str:
+    """Select no rows with the columns of a table."""
+    columns = [f"NULL::{_sql_type(field.type)} AS {_name(field.name)}" for field in table.schema]
+    session = ["NULL::VARCHAR AS session"] if table.per_session else []
+    return f"SELECT {', '.join(columns + session)} WHERE false"
 
-    SELECT, FROM, WITH, VALUES, SHOW, DESCRIBE and SUMMARIZE are answered; anything that writes, loads,
-    attaches or sets is refused, as is every table function that could open a file.
+
+def _registered(table: Table, pattern: str) -> str:
+    """Select the registered columns of a table's files.
+
+    Naming the columns spares DuckDB the reading of every file's schema, which takes seconds for thousands of
+    files: only the files that a query needs are opened.
+    """
+    columns = ", ".join(
+        f"{_text(field.name)}: {{name: {_text(field.name)}, type: '{_sql_type(field.type)}', "
+        "default_value: NULL}"
+        for field in table.schema
+    )
+    files = (
+        f"read_parquet({_text(pattern)}, schema = MAP {{{columns}}}, filename = true, "
+        "hive_partitioning = false)"
+    )
+    if not table.per_session:
+        return f"SELECT * EXCLUDE (filename) FROM {files}"
+    # read_parquet takes no hive keys beside a schema, but skips files by a filter on their names.
+    session = r"regexp_extract(filename, '[/\\]session=([^/\\]*)[/\\][^/\\]*$', 1)"
+    return f"SELECT * EXCLUDE (filename), {session} AS session FROM {files}"
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    if isinstance(kind, pa.ListType):
+        return f"{_sql_type(kind.value_type)}[]"
+    return _SQL_TYPES[kind]
+
+
+def run_query(lake: AnyPath, sql: str) -> pa.Table:
+    """Run one read-only query over the lake's tables.
+
+    SELECT, FROM, WITH, VALUES, SHOW, DESCRIBE and SUMMARIZE are allowed. Anything that writes, loads,
+    attaches or sets is refused, and so is every table function that could open a file.
 
     Parameters
     ----------
@@ -192,7 +202,7 @@ def run_query(lake: AnyPath, sql: str) -> pa.Table:
     Raises
     ------
     UserError
-        One line: why the statement was refused, or what DuckDB finds wrong with it.
+        One line: why the query was refused, or what DuckDB finds wrong with it.
     """
     with contextlib.closing(connect(lake, sql)) as connection:
         try:
@@ -209,7 +219,7 @@ def _check_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         raise UserError(f"query: give one SELECT statement, not {len(statements)}")
     if statements[0].type != duckdb.StatementType.SELECT:
         kind = statements[0].type.name
-        raise UserError(f"query: {kind} statements aren't answered; the tables are read-only, use SELECT")
+        raise UserError(f"query: {kind} statements aren't allowed; the tables are read-only, use SELECT")
     answer = connection.execute("SELECT json_serialize_sql($1::VARCHAR)", [sql]).fetchall()
     tree = json.loads(answer[0][0]) if answer else {"error": True, "error_message": "it can't be parsed"}
     if tree.get("error"):
@@ -217,15 +227,15 @@ def _check_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     for node in _nodes(tree["statements"]):
         kind = str(node.get("type", ""))
         if kind.endswith("_NODE") and kind not in _QUERY_NODES:
-            raise UserError("query: the tables are read-only, and WITH may hold SELECT only")
+            raise UserError("query: the tables are read-only, and WITH may contain only SELECT")
         if kind == "TABLE_FUNCTION":
             function = str(node.get("function", {}).get("function_name", "")).lower()
             if function not in _TABLE_FUNCTIONS:
                 raise UserError(
-                    f"query: the function {function} isn't available; ask the views (SHOW TABLES)"
+                    f"query: the function {function} isn't available; query the views (SHOW TABLES)"
                 )
         if kind == "BASE_TABLE" and any(mark in str(node.get("table_name", "")) for mark in "/\\*"):
-            raise UserError("query: files aren't read by name; ask the views (SHOW TABLES)")
+            raise UserError("query: files can't be read by name; query the views (SHOW TABLES)")
 
 
 def _nodes(tree: Any) -> Iterator[dict]:
@@ -252,19 +262,19 @@ def _first_line(error: Exception) -> str:
 
 
 def write_result(table: pa.Table | pd.DataFrame, path: Path) -> None:
-    """Write a query's answer to a file, in one step.
+    """Write the result of a query to a file, in one step.
 
     Parameters
     ----------
     table : Table or DataFrame
     path : Path
-        Ending in .csv, .parquet or .xlsx. Lists become JSON text in CSV and Excel. In Excel every text is a
-        text cell, so nothing in a name is ever taken for a formula.
+        Ending in .csv, .parquet or .xlsx. Lists become JSON text in CSV and Excel. Excel workbooks hold all
+        text in text cells, so that a name is never read as a formula.
 
     Raises
     ------
     UserError
-        For another ending, a folder that doesn't exist, and more rows than a worksheet holds.
+        For another ending, a folder that doesn't exist, or more rows than a worksheet can hold.
     """
     if isinstance(table, pd.DataFrame):
         table = pa.Table.from_pandas(table, preserve_index=False)
@@ -272,7 +282,7 @@ def write_result(table: pa.Table | pd.DataFrame, path: Path) -> None:
     if suffix not in (".csv", ".parquet", ".xlsx"):
         raise UserError(f"{path}: can't write this kind of file; end the name in .csv, .parquet or .xlsx")
     if suffix == ".xlsx" and table.num_rows >= _EXCEL_ROWS:
-        raise UserError(f"{path}: {table.num_rows} rows don't fit a worksheet; write .csv or .parquet")
+        raise UserError(f"{path}: {table.num_rows} rows don't fit in a worksheet; write .csv or .parquet")
     if not path.absolute().parent.is_dir():
         raise UserError(f"{path}: its folder doesn't exist; make it first")
     table = _as_text(table, pa.types.is_interval, str)
@@ -288,11 +298,11 @@ def write_result(table: pa.Table | pd.DataFrame, path: Path) -> None:
 
 
 def _as_text(
-    table: pa.Table, concerns: Callable[[pa.DataType], bool], write: Callable[[Any], str]
+    table: pa.Table, unsupported: Callable[[pa.DataType], bool], write: Callable[[Any], str]
 ) -> pa.Table:
-    """Turn the columns of types that a format doesn't know into text."""
+    """Convert columns to text if the format doesn't support their type."""
     for i, field in enumerate(table.schema):
-        if concerns(field.type):
+        if unsupported(field.type):
             texts = [None if value is None else write(value) for value in table.column(i).to_pylist()]
             table = table.set_column(i, field.name, pa.array(texts, pa.string()))
     return table
@@ -317,7 +327,7 @@ def _write_workbook(table: pa.Table, path: Path) -> None:
         if isinstance(value, date) and getattr(value, "tzinfo", None) is None:
             return value
         made = WriteOnlyCell(sheet, ILLEGAL_CHARACTERS_RE.sub("", str(value))[:_EXCEL_TEXT])
-        # Excel runs no text cell; the prefix keeps it text when somebody edits it.
+        # Excel never runs a text cell; the prefix keeps the cell text when somebody edits it.
         made.data_type, made.quotePrefix = "s", True
         return made
 

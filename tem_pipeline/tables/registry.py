@@ -111,6 +111,7 @@ TABLES = {
             AUGMENTED_DATASET_SCHEMA,
             "One row per Parquet file of augmented crops.",
             group="training",
+            file_columns=("shard_file",),
         ),
         *(
             Table(

@@ -11,7 +11,7 @@ from upath import UPath
 from tem_pipeline.errors import UserError
 from tem_pipeline.particles.query import connect, run_query, write_result
 from tem_pipeline.storage import write_table
-from tem_pipeline.tables import PARTICLE_SCHEMA, conform
+from tem_pipeline.tables import MASK_SCHEMA, PARTICLE_SCHEMA, TABLES, conform
 from tem_pipeline_tests.particles.tables import discs, particle_table
 
 SESSIONS = ["20261122", "2026-11-22", "monday"]
@@ -27,17 +27,57 @@ def lake(tmp_path):
         )
     write_table(
         lake / "analysis" / "sample_summary" / "part-0.parquet",
-        pd.DataFrame({"sample_id": ["Pt-3"], "n": [6]}),
+        pd.DataFrame({"sample_id": ["Pt-3"], "n_counted": [6]}),
     )
     (tmp_path / "secret.csv").write_text("a\n1\n")
     (lake / "particle_table" / "notes.csv").write_text("a\n1\n")
     return lake
 
 
-def test_every_asset_is_a_view_of_its_name(lake):
+def test_every_table_is_a_view_of_its_name(lake):
     names = run_query(lake, "SHOW TABLES")["name"].to_pylist()
-    assert names == ["particle_table", "sample_summary", "size_distributions", "structure_activity"]
-    assert run_query(lake, "SELECT n FROM sample_summary").to_pylist() == [{"n": 6}]
+    assert names == sorted(TABLES)
+    assert run_query(lake, "SELECT n_counted FROM sample_summary").to_pylist() == [{"n_counted": 6}]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_registered_table_can_be_queried_on_an_empty_lake(tmp_path, name):
+    table = TABLES[name]
+    empty = run_query(tmp_path / "nowhere", f"SELECT * FROM {name}")
+    assert empty.num_rows == 0
+    assert empty.column_names == [*table.schema.names, *(["session"] if table.per_session else [])]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_view_has_the_same_types_with_and_without_files(tmp_path, name):
+    table = TABLES[name]
+    folder = tmp_path / table.key / ("session=a" if table.per_session else "")
+    nothing = run_query(tmp_path, f"SELECT * FROM {name}")
+    row = {field.name: pa.nulls(1, field.type) for field in table.schema}
+    write_table(folder / "part-0.parquet", pa.table(row))
+    written = run_query(tmp_path, f"SELECT * FROM {name}")
+    assert written.schema == nothing.schema
+    assert written.num_rows == 1
+
+
+def test_a_column_that_all_files_of_a_table_lack_is_null(tmp_path):
+    old = MASK_SCHEMA.empty_table().drop_columns(["split_labels"])
+    row = pa.Table.from_pylist([{"image_id": "a"}], old.schema)
+    write_table(tmp_path / "predicted_masks" / "session=a" / "part-0.parquet", row)
+    query = "SELECT image_id, split_labels, session FROM predicted_masks"
+    assert run_query(tmp_path, query).to_pylist() == [{"image_id": "a", "split_labels": None, "session": "a"}]
+
+
+def test_a_table_that_is_not_registered_has_a_view_with_its_own_columns(tmp_path):
+    for session, column in (("20261122", "a"), ("monday", "b")):
+        write_table(tmp_path / "later" / f"session={session}" / "part-0.parquet", pa.table({column: [1]}))
+    write_table(tmp_path / "analysis" / "of_ours" / "part-0.parquet", pa.table({"c": [2]}))
+    rows = run_query(tmp_path, "SELECT a, b, session FROM later ORDER BY session").to_pylist()
+    assert rows == [
+        {"a": 1, "b": None, "session": "20261122"},
+        {"a": None, "b": 1, "session": "monday"},
+    ]
+    assert run_query(tmp_path, "SELECT c FROM of_ours").to_pylist() == [{"c": 2}]
 
 
 def test_sessions_named_like_numbers_or_dates_stay_names(lake):
@@ -47,14 +87,6 @@ def test_sessions_named_like_numbers_or_dates_stay_names(lake):
     assert all(row["session"] == row["session_id"] and row["kind"] == "VARCHAR" for row in rows)
     one = run_query(lake, "SELECT count(*) AS n FROM particle_table WHERE session = '20261122'")
     assert one.to_pylist() == [{"n": 2}]
-
-
-def test_an_asset_without_files_is_empty_and_has_its_columns(tmp_path):
-    assert run_query(tmp_path / "nowhere", "SELECT count(*) AS n FROM size_distributions").to_pylist() == [
-        {"n": 0}
-    ]
-    names = run_query(tmp_path, "DESCRIBE particle_table")["column_name"].to_pylist()
-    assert names == [*PARTICLE_SCHEMA.names, "session"]
 
 
 def test_older_files_with_fewer_columns_are_read_beside_newer_ones(lake):
@@ -189,7 +221,7 @@ def test_a_broken_table_does_not_keep_other_sessions_and_assets_from_being_asked
     broken = lake / "particle_table" / "session=broken" / "part-0.parquet"
     broken.parent.mkdir()
     broken.write_bytes(b"PAR1 and no more")
-    assert run_query(lake, "SELECT n FROM sample_summary").to_pylist() == [{"n": 6}]
+    assert run_query(lake, "SELECT n_counted AS n FROM sample_summary").to_pylist() == [{"n": 6}]
     assert run_query(lake, "SELECT label FROM particle_table WHERE session = 'monday'").num_rows == 2
 
 
@@ -213,7 +245,7 @@ def test_a_query_sees_the_views_that_it_lists(lake):
         "SELECT table_name FROM information_schema.tables WHERE table_name <> 'particle_table' ORDER BY 1"
     )
     names = run_query(lake, listed)["table_name"].to_pylist()
-    assert names == ["sample_summary", "size_distributions", "structure_activity"]
+    assert names == sorted(TABLES.keys() - {"particle_table"})
     both = "SELECT count(*) AS n FROM Particle_Table JOIN sample_summary USING (sample_id)"
     assert run_query(lake, both).to_pylist() == [{"n": 6}]
 
