@@ -77,6 +77,7 @@ format: $(VENV)/dev.stamp ## let ruff format and mend
 docs: $(VENV)/runtime.stamp ## write the parts of docs/ that come from the code
 	@$(BIN)/python -m tem_pipeline.data_dictionary > docs/data-dictionary.md
 	@$(BIN)/python -m docs.architecture
+	@$(BIN)/python -m docs.states
 
 lock: $(BIN)/python ## resolve the requirements anew (needs uv)
 	uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

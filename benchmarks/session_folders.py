@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from benchmarks.measurements import Measurement, memory_mib
 from tem_pipeline.micrographs.sessions import session_fingerprint
 from tem_pipeline.orchestration.resources import Platform
-from tem_pipeline.orchestration.session_life import arrivals
+from tem_pipeline.orchestration.session_life import observations
 from tem_pipeline.orchestration.session_life.overview import session_overview
-from tem_pipeline.orchestration.session_life.sensors import new_microscope_sessions
+from tem_pipeline.orchestration.session_life.sensors import build_arrival_sensor
 from tem_pipeline.settings import load_settings
 from tem_pipeline.storage import Layout, mark_fingerprint
 
@@ -48,9 +48,9 @@ def ten_thousand_session_folders() -> list[Measurement]:
             if tick == TICKS // 5:
                 memory_before = memory_mib()
         growth = memory_mib() - memory_before
-        with patch.object(arrivals.observe, "__defaults__", (1e-9,)):
+        with patch.object(observations.observe, "__defaults__", (1e-9,)):
             due = [_tick(instance, platform)[0] for _ in range(5)]
-        with patch.object(arrivals.observe, "__defaults__", (0.0,)):
+        with patch.object(observations.observe, "__defaults__", (0.0,)):
             every = [_tick(instance, platform)[0] for _ in range(5)]
         pages = _overviews(instance, platform)
     gc.unfreeze()  # else DuckDB's binding reports them as leaks in the end
@@ -93,7 +93,8 @@ def _ingest(layout: Layout) -> None:
 
 def _tick(instance: dg.DagsterInstance, platform: Platform) -> tuple[float, list[dg.RunRequest], str]:
     started = time.perf_counter()
-    result = new_microscope_sessions(dg.build_sensor_context(instance=instance), platform=platform)
+    sensor = build_arrival_sensor(load_settings())
+    result = sensor(dg.build_sensor_context(instance=instance), platform=platform)
     seconds = time.perf_counter() - started
     if isinstance(result, dg.SensorResult):
         return seconds, list(result.run_requests or []), ""
@@ -105,16 +106,15 @@ def _first_look(
     instance: dg.DagsterInstance, platform: Platform, forget: bool = False
 ) -> tuple[list[float], int]:
     """Tick until runs are asked for, or until every folder is known; give the times of the ticks."""
-    memory = Path(str(platform.layout.state / arrivals.MEMORY_FILE))
     if forget:
-        memory.unlink()
+        Path(str(platform.layout.state / observations.LOG_FILE)).unlink()
     seconds = []
     while True:
         took, requests, skipped = _tick(instance, platform)
         seconds.append(took)
-        settled = arrivals.load_memory(platform.layout)
-        taken = [seen.taken for seen in settled.sessions.values()]
-        if requests or (skipped and len(taken) == SESSIONS and all(taken)):
+        log = observations.load_log(platform.layout)
+        finished = [observation.finished for observation in log.sessions.values()]
+        if requests or (skipped and len(finished) == SESSIONS and all(finished)):
             return seconds, len(seconds)
 
 

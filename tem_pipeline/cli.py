@@ -300,7 +300,7 @@ def sessions(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """List every session, its state and the reason."""
     import time
 
-    from tem_pipeline.orchestration.session_life.states import as_lines, as_record, session_states
+    from tem_pipeline.orchestration.session_life.survey import as_lines, as_record, session_states
 
     states = session_states(_layout(), load_settings(), time.time())
     if as_json:

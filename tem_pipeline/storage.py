@@ -112,16 +112,18 @@ def _safe(session: str) -> str:
     return session
 
 
-def sessions_of(layout: Layout, asset: str) -> set[str]:
-    """Give the keys of the sessions that have a table of an asset."""
-    folder = layout.partition(asset)
-    if not folder.is_dir():
-        return set()
-    return {
-        path.name.removeprefix("session=")
-        for path in folder.iterdir()
-        if SESSION_KEY.fullmatch(path.name.removeprefix("session=")) and (path / TABLE_FILE).exists()
-    }
+def sessions_with_tables(layout: Layout, *assets: str) -> set[str]:
+    """Give the keys of the sessions that have a table of each of these assets."""
+    found: list[set[str]] = []
+    for asset in assets:
+        folder = layout.partition(asset)
+        keys = {
+            path.name.removeprefix("session=")
+            for path in (folder.iterdir() if folder.is_dir() else ())
+            if path.name.startswith("session=") and (path / TABLE_FILE).exists()
+        }
+        found.append({key for key in keys if SESSION_KEY.fullmatch(key)})
+    return set.intersection(*found)
 
 
 def layout_of(settings: Settings) -> Layout:
@@ -169,23 +171,6 @@ def atomic_path(target: AnyPath) -> Iterator[Path]:
     finally:
         if part is not None:
             part.unlink(missing_ok=True)
-
-
-def complete_sessions(layout: Layout, assets: Iterable[str]) -> list[str]:
-    """List the sessions that have a table of every one of the assets, in order.
-
-    Read from the lake: a table is there whole or not at all, whoever made it.
-    """
-    found: set[str] | None = None
-    for asset in assets:
-        folder = layout.lake / asset
-        keys = {
-            part.name.removeprefix("session=")
-            for part in (folder.iterdir() if folder.is_dir() else ())
-            if part.name.startswith("session=") and (part / TABLE_FILE).exists()
-        }
-        found = keys if found is None else found & keys
-    return sorted(found or ())
 
 
 def write_bytes(target: AnyPath, content: bytes) -> None:

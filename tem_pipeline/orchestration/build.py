@@ -11,10 +11,11 @@ from tem_pipeline.orchestration.assets.training import TRAINING_ASSETS
 from tem_pipeline.orchestration.io_managers import LakeTables
 from tem_pipeline.orchestration.jobs import JOBS
 from tem_pipeline.orchestration.resources import Platform, SessionLock, TrainingPlan
+from tem_pipeline.orchestration.session_life.failures import session_failures
 from tem_pipeline.orchestration.session_life.overview import session_overview, session_states_asset
 from tem_pipeline.orchestration.session_life.reprocessing import reprocess_requests, reprocess_sessions
-from tem_pipeline.orchestration.session_life.schedules import SCHEDULES
-from tem_pipeline.orchestration.session_life.sensors import SENSORS
+from tem_pipeline.orchestration.session_life.schedules import build_nightly_schedule
+from tem_pipeline.orchestration.session_life.sensors import build_arrival_sensor
 from tem_pipeline.settings import load_settings
 
 
@@ -40,8 +41,8 @@ def build_definitions(resource_overrides: Mapping[str, Any] | None = None) -> dg
     return dg.Definitions(
         assets=[*SESSION_ASSETS, *TRAINING_ASSETS, *ANALYSIS_ASSETS, session_states_asset],
         jobs=[*JOBS, reprocess_sessions],
-        sensors=[*SENSORS, session_overview, reprocess_requests],
-        schedules=SCHEDULES,
+        sensors=[build_arrival_sensor(settings), session_failures, session_overview, reprocess_requests],
+        schedules=[build_nightly_schedule(settings)],
         resources={**resources, **(resource_overrides or {})},
         # One process a run: starting one a step costs seconds each, and the run holds the session's lock.
         executor=dg.in_process_executor,

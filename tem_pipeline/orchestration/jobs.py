@@ -2,15 +2,20 @@
 
 import dagster as dg
 
+# Dagster restarts a crashed run from its first step: the session folder may have changed since.
+_RESTART = {"dagster/retry_strategy": "ALL_STEPS"}
+
 ingest_session = dg.define_asset_job(
     "ingest_session",
     selection=dg.AssetSelection.assets("raw_tem_images"),
     description="Read a session's files: calibrated TIFFs and the manifest.",
+    tags=_RESTART,
 )
 process_session = dg.define_asset_job(
     "process_session",
     selection=dg.AssetSelection.groups("sessions"),
     description="Everything of one session, from its files to its report.",
+    tags=_RESTART,
 )
 train_models = dg.define_asset_job(
     "train_models",

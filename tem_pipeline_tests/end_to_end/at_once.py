@@ -14,20 +14,23 @@ from tem_pipeline.orchestration.build import build_definitions
 from tem_pipeline.orchestration.launch import open_instance
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import Platform
-from tem_pipeline.orchestration.session_life.schedules import nightly_sessions
-from tem_pipeline.orchestration.session_life.sensors import new_microscope_sessions
+from tem_pipeline.orchestration.session_life.schedules import build_nightly_schedule
+from tem_pipeline.orchestration.session_life.sensors import build_arrival_sensor
+from tem_pipeline.settings import load_settings
 
 
 def tick(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
     """Let the sensor look at incoming/."""
-    result = new_microscope_sessions(dg.build_sensor_context(instance=instance), platform=Platform())
+    sensor = build_arrival_sensor(load_settings())
+    result = sensor(dg.build_sensor_context(instance=instance), platform=Platform())
     assert isinstance(result, dg.SensorResult), result
     return list(result.run_requests or [])
 
 
 def night(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
     """Let the schedule look."""
-    result = nightly_sessions(dg.build_schedule_context(instance=instance), platform=Platform())
+    schedule = build_nightly_schedule(load_settings())
+    result = schedule(dg.build_schedule_context(instance=instance), platform=Platform())
     assert isinstance(result, list), result
     return result
 

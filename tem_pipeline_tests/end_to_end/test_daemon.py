@@ -16,7 +16,7 @@ import pytest
 
 from tem_pipeline import tracking
 from tem_pipeline.orchestration.resources import Platform
-from tem_pipeline.orchestration.session_life.requests import SESSION_TABLES
+from tem_pipeline.orchestration.session_life.session_tables import SESSION_TABLES
 from tem_pipeline.particles.query import run_query
 from tem_pipeline.settings import PROJECT_ROOT, Settings
 from tem_pipeline.simulation.sessions import simulate_session

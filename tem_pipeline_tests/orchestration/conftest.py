@@ -15,7 +15,7 @@ from tem_pipeline.orchestration.io_managers import LakeTables
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import Platform, SessionLock
 from tem_pipeline.orchestration.session_life.failures import failure_reason
-from tem_pipeline.orchestration.session_life.schedules import nightly_sessions
+from tem_pipeline.orchestration.session_life.schedules import build_nightly_schedule
 from tem_pipeline.segmentation.models import ModelCard, write_card
 from tem_pipeline.settings import load_settings
 from tem_pipeline.simulation.sessions import simulate_session
@@ -100,8 +100,11 @@ def run(definitions: dg.Definitions, instance: dg.DagsterInstance):
 
 @pytest.fixture
 def night(instance: dg.DagsterInstance, platform: Platform):
+    """Let the nightly schedule look, and give what it asks for."""
+
     def night() -> list[dg.RunRequest]:
-        result = nightly_sessions(dg.build_schedule_context(instance=instance), platform=platform)
+        schedule = build_nightly_schedule(load_settings())
+        result = schedule(dg.build_schedule_context(instance=instance), platform=platform)
         return result if isinstance(result, list) else []
 
     return night

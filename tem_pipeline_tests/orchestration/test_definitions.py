@@ -11,6 +11,7 @@ from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import SESSION_FOLDER_TAG, Platform, TrainingPlan
+from tem_pipeline.orchestration.session_life.failures import failure_reason
 from tem_pipeline.settings import PROJECT_ROOT
 from tem_pipeline.simulation.sessions import simulate_session
 from tem_pipeline.storage import read_table
@@ -102,7 +103,9 @@ def test_a_partition_key_that_leads_outside_fails_and_writes_nothing_there(
 def test_a_session_folder_that_is_gone_fails_with_its_name(
     definitions: dg.Definitions, instance: dg.DagsterInstance
 ):
-    assert not ingest(definitions, instance, "gone").success
+    result = ingest(definitions, instance, "gone")
+    assert not result.success
+    assert "session gone: there is no such folder below" in failure_reason(result.all_events)
 
 
 def test_an_annotated_set_cannot_be_named_outside_the_annotated_folder(platform: Platform, tmp_path: Path):

@@ -14,7 +14,7 @@ from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.resources import Platform
 from tem_pipeline.particles.activity import read_activity, structure_activity_of, unknown_samples
 from tem_pipeline.particles.distributions import sample_summary as summarise_samples
-from tem_pipeline.storage import complete_sessions, read_table, write_bytes
+from tem_pipeline.storage import read_table, sessions_with_tables, write_bytes
 
 GROUP: dict[str, Any] = {
     "group_name": "analysis",
@@ -40,7 +40,7 @@ _SESSION_TABLES = ("particle_table", "raw_tem_images", "predicted_masks")
 def sample_summary(platform: Platform):
     """The statistics of each sample, over the fields of all its sessions."""
     layout = platform.layout
-    sessions = complete_sessions(layout, _SESSION_TABLES)
+    sessions = sorted(sessions_with_tables(layout, *_SESSION_TABLES))
     particles, manifest, masks = (
         pd.concat([read_table(layout.table(name, key)) for key in sessions], ignore_index=True)
         if sessions

@@ -1,7 +1,6 @@
-"""Session folders as they arrive below incoming/: which there are, what changed, what is complete.
+"""Session folders below incoming/: which ones exist, whether they changed, whether they are complete.
 
-Nothing but `resumable_fingerprint` opens a file. Remembering what was seen before is left to
-`orchestration.arrivals`.
+Only `resumable_fingerprint` opens files. `observations` remembers what was seen before.
 """
 
 import hashlib
@@ -22,6 +21,7 @@ from tem_pipeline.micrographs.sessions import (
     session_fingerprint,
     session_key,
 )
+from tem_pipeline.orchestration.session_life.tick_time import OutOfTimeError
 
 COMPLETE_MARKER = ".complete"
 _IMAGE_SUFFIXES = SUPPORTED_SUFFIXES | FOREIGN_IMAGE_SUFFIXES
@@ -31,255 +31,222 @@ _TIA_SERIES = re.compile(r"(.*)_\d+\.ser", re.DOTALL)
 
 @dataclass(frozen=True)
 class SessionFolder:
-    """A folder directly below incoming/.
-
-    Attributes
-    ----------
-    name, key : str
-        The folder's name as it is, and its `session_key`.
-    path : Path
-    fault : str or None
-        Why it can't be taken, whatever it holds.
-    """
+    """A folder directly below incoming/."""
 
     name: str
-    key: str
+    key: str  # `session_key` of the name
     path: Path
-    fault: str | None = None
+    fault: str | None = None  # why it is never processed, whatever it holds
 
 
 @dataclass(frozen=True)
-class Listing:
-    """What a look at a session folder shows, without opening a file.
+class FolderSnapshot:
+    """What a session folder shows while no file is opened."""
 
-    Attributes
-    ----------
-    signature : str
-        Changes when a file is added, removed, renamed, written or touched.
-    n_images : int
-        Files that look like images.
-    changed_at : float
-        Latest change of a file, seconds since 1970.
-    marked : bool
-        A `.complete` marker stands there, and no file was written after it.
-    unfinished : str or None
-        What shows that the copy goes on, for a person.
-    folders : dict
-        When each folder changed, ns since 1970, by its place below the session's, and
-        the same of session.yaml.
-    """
-
-    signature: str
-    n_images: int
-    changed_at: float
-    marked: bool
-    unfinished: str | None
-    folders: dict[str, int] = field(default_factory=dict, compare=False)
+    signature: str  # changes when a file is added, removed, renamed, written or touched
+    n_images: int  # files that look like images
+    changed_at: float  # latest change of a file, seconds since 1970
+    marked: bool  # there is a `.complete` marker, and no file was written after it
+    unfinished: str | None  # the sign that a copy is still under way, for a person
+    # Modification times in ns of session.yaml and of each folder, by path below the session folder.
+    folder_times: dict[str, int] = field(default_factory=dict, compare=False)
 
 
 def list_session_folders(incoming: str | Path) -> list[SessionFolder]:
     """List the session folders directly below incoming/, by name.
 
-    Parameters
-    ----------
-    incoming : path
-
     Returns
     -------
     list of SessionFolder
-        Folders in a session's folder belong to that session. Files beside sessions, hidden folders and
-        folders under the name of an unfinished copy are none. A symbolic link to a folder is one with a
-        fault: what it shows may lie outside, or be a session twice. So is a folder whose key another folder
-        has for a name.
+        Without files, hidden folders, and folders whose name marks an unfinished copy. Two kinds of folders
+        have a fault: symbolic links, which may lead outside or show a session twice, and folders whose key
+        is the name of another folder.
 
     Raises
     ------
     UserError
-        If incoming/ can't be listed: that never means that there are no sessions.
+        If incoming/ can't be listed. That never means that there are no sessions.
     """
     root = Path(incoming)
-    links: dict[str, bool] = {}
+    is_link: dict[str, bool] = {}
     try:
         with os.scandir(root) as entries:
             for entry in entries:
-                if entry.name.startswith(".") or is_unfinished(entry.name):
-                    continue
-                if entry.is_symlink():
-                    if os.path.isdir(entry.path):
-                        links[entry.name] = True
-                elif entry.is_dir(follow_symlinks=False):
-                    links[entry.name] = False
+                link = entry.is_symlink()
+                # os.path.isdir() is False for a circle of links, where entry.is_dir() raises.
+                folder = os.path.isdir(entry.path) if link else entry.is_dir(follow_symlinks=False)
+                if folder and not entry.name.startswith(".") and not is_unfinished(entry.name):
+                    is_link[entry.name] = link
     except OSError as error:
         raise UserError(f"{shown(root)}: the folder cannot be listed ({error.strerror})") from error
     folders = []
-    for name in sorted(links):
+    for name in sorted(is_link):
         key, fault = session_key(name), None
-        if links[name]:
+        if is_link[name]:
             fault = "it is a symbolic link: copy the folder, or process it by its own path"
-        elif key != name and key in links:
+        elif key != name and key in is_link:
             fault = f"the folder {key} has its key: rename one of them"
         folders.append(SessionFolder(name, key, root / name, fault))
     return folders
 
 
-def look_at(folder: str | Path) -> Listing:
-    """Look at every file of a session folder, without opening one.
+def take_snapshot(folder: str | Path) -> FolderSnapshot:
+    """Look at every file of a session folder without opening it.
 
-    Symbolic links are looked at, not followed.
+    A symbolic link counts as a file and is not followed.
 
     Raises
     ------
     UserError
-        If a folder cannot be listed.
+        If a folder can't be listed.
     """
-    root = os.fspath(folder)
-    seen: list[str] = []
-    emi: set[str] = set()
-    ser: set[str] = set()
-    unfinished: str | None = None
-    n_images, changed_ns, marker_ns = 0, 0, None
-    folders: dict[str, int] = {}
-    pending = [root]
+    scan = _Scan(os.fspath(folder))
+    pending = [scan.root]
     try:
         while pending:
-            parent = pending.pop()
-            # Before its files are listed: what comes meanwhile is noticed by the next look.
-            folders[parent[len(root) + 1 :]] = os.stat(parent).st_mtime_ns
-            with os.scandir(parent) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if name == COMPLETE_MARKER and parent == root:
-                        marker_ns = entry.stat(follow_symlinks=False).st_ctime_ns
-                        continue
-                    if name.startswith("."):
-                        if not (name.lower() in _DESKTOP_FILES or name.startswith("._")):
-                            unfinished = f"the hidden file {shown(name)} is there: a copy may be under way"
-                        continue
-                    if is_unfinished(name):
-                        unfinished = f"{shown(name)} is being written"
-                        continue
-                    status = entry.stat(follow_symlinks=False)
-                    if stat.S_ISDIR(status.st_mode):
-                        pending.append(entry.path)
-                        continue
-                    if status.st_ctime_ns > changed_ns:
-                        changed_ns = status.st_ctime_ns
-                    path = entry.path
-                    if name == SESSION_YAML and parent == root:
-                        folders[name] = status.st_mtime_ns
-                    seen.append(f"{path}\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n")
-                    suffix = name[name.rfind(".") :].lower()
-                    if suffix in _IMAGE_SUFFIXES:
-                        n_images += 1
-                        if suffix == ".emi":
-                            emi.add(path[:-4].lower())
-                        elif suffix == ".ser":
-                            match = _TIA_SERIES.fullmatch(path.lower())
-                            ser.add(match[1] if match else path[:-4].lower())
+            pending += _scan_folder(scan, pending.pop())
     except OSError as error:
         raise UserError(
-            f"{shown(error.filename or root)}: the folder cannot be listed ({error.strerror})"
+            f"{shown(error.filename or scan.root)}: the folder cannot be listed ({error.strerror})"
         ) from error
-    if alone := emi - ser:
-        unfinished = unfinished or f"{shown(os.path.basename(min(alone)))}.emi waits for its .ser"
-    seen.sort()
-    everything = "".join(line[len(root) :] for line in seen).encode("utf-8", "surrogateescape")
-    return Listing(
-        hashlib.blake2b(everything, digest_size=16).hexdigest(),
-        n_images,
-        changed_ns / 1e9,
-        marker_ns is not None and marker_ns >= changed_ns,
-        unfinished,
-        folders,
+    if without_series := scan.emi - scan.ser:
+        name = shown(os.path.basename(min(without_series)))
+        scan.unfinished = scan.unfinished or f"{name}.emi waits for its .ser"
+    everything = "".join(sorted(scan.lines)).encode("utf-8", "surrogateescape")
+    return FolderSnapshot(
+        signature=hashlib.blake2b(everything, digest_size=16).hexdigest(),
+        n_images=scan.n_images,
+        changed_at=scan.changed_ns / 1e9,
+        marked=scan.marker_ns is not None and scan.marker_ns >= scan.changed_ns,
+        unfinished=scan.unfinished,
+        folder_times=scan.folder_times,
     )
 
 
-def same_names(folder: str | Path, folders: Mapping[str, int]) -> bool:
-    """Tell at the cost of a few looks whether a session folder still holds the files of an earlier listing.
+@dataclass
+class _Scan:
+    """What `take_snapshot` has found so far; `emi` and `ser` hold paths without suffix and series number."""
 
-    Folders change when a file is added, removed, renamed or replaced in them. A file that is written in place
-    is not noticed, but for session.yaml, which people edit.
+    root: str
+    lines: list[str] = field(default_factory=list)
+    folder_times: dict[str, int] = field(default_factory=dict)
+    emi: set[str] = field(default_factory=set)
+    ser: set[str] = field(default_factory=set)
+    n_images: int = 0
+    changed_ns: int = 0
+    marker_ns: int | None = None
+    unfinished: str | None = None
+
+
+def _scan_folder(scan: _Scan, parent: str) -> list[str]:
+    """Add the files of one folder; give the folders in it."""
+    folders = []
+    # Read before the files are listed: the next look then notices a file that arrives meanwhile.
+    scan.folder_times[parent[len(scan.root) + 1 :]] = os.stat(parent).st_mtime_ns
+    with os.scandir(parent) as entries:
+        for entry in entries:
+            name = entry.name
+            if name == COMPLETE_MARKER and parent == scan.root:
+                scan.marker_ns = entry.stat(follow_symlinks=False).st_ctime_ns
+            elif name.startswith("."):
+                if not (name.lower() in _DESKTOP_FILES or name.startswith("._")):
+                    scan.unfinished = f"the hidden file {shown(name)} is there: a copy may be under way"
+            elif is_unfinished(name):
+                scan.unfinished = f"{shown(name)} is being written"
+            elif stat.S_ISDIR((status := entry.stat(follow_symlinks=False)).st_mode):
+                folders.append(entry.path)
+            else:
+                _add_file(scan, entry.path[len(scan.root) :], status)
+    return folders
+
+
+def _add_file(scan: _Scan, place: str, status: os.stat_result) -> None:
+    scan.changed_ns = max(scan.changed_ns, status.st_ctime_ns)
+    scan.lines.append(f"{place}\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n")
+    if place[1:] == SESSION_YAML:
+        scan.folder_times[SESSION_YAML] = status.st_mtime_ns
+    suffix = place[place.rfind(".") :].lower()
+    if suffix not in _IMAGE_SUFFIXES:
+        return
+    scan.n_images += 1
+    if suffix == ".emi":
+        scan.emi.add(place[:-4].lower())
+    elif suffix == ".ser":
+        match = _TIA_SERIES.fullmatch(place.lower())
+        scan.ser.add(match[1] if match else place[:-4].lower())
+
+
+def folder_times_are(folder: str | Path, folder_times: Mapping[str, int]) -> bool:
+    """Tell by a few file times whether a session folder is as it was at an earlier snapshot.
+
+    A folder's time changes when a file in it is added, removed, renamed or replaced. A file written in place
+    goes unnoticed, except session.yaml, which people edit.
 
     Parameters
     ----------
     folder : path
-    folders : mapping
-        `Listing.folders` of the earlier listing.
+    folder_times : mapping
+        `FolderSnapshot.folder_times` of the earlier snapshot.
     """
     root = os.fspath(folder)
     try:
-        return all(os.stat(f"{root}/{place}").st_mtime_ns == then for place, then in folders.items())
+        return all(os.stat(f"{root}/{place}").st_mtime_ns == time for place, time in folder_times.items())
     except OSError:
         return False
 
 
-def still_arriving(listing: Listing, unchanged_for_s: float, settling_s: float) -> str | None:
-    """Say why a session isn't complete yet, or None when it is.
+def still_arriving(snapshot: FolderSnapshot, unchanged_for_s: float, settling_s: float) -> str | None:
+    """Say why a session isn't complete yet, or None if it is.
 
     Parameters
     ----------
-    listing : Listing
+    snapshot : FolderSnapshot
     unchanged_for_s : float
-        How long this listing's signature has been seen.
+        Seconds since this signature was seen first.
     settling_s : float
-        How long it must have been, unless the session is marked.
+        Seconds without a change after which a session without a marker is complete.
     """
-    if listing.n_images == 0:
+    if snapshot.n_images == 0:
         return "it holds no image"
-    if listing.marked:
+    if snapshot.marked:
         return None
-    if listing.unfinished:
-        return listing.unfinished
+    if snapshot.unfinished:
+        return snapshot.unfinished
     if unchanged_for_s < settling_s:
         return f"its files changed less than {settling_s:g} s ago"
     return None
 
 
-class OutOfTimeError(Exception):
-    """The time for fingerprints is over; what has been hashed so far is kept."""
-
-
-@dataclass
-class Digests:
-    """Digests of a session's files, kept so that hashing can go on where it stopped.
-
-    Attributes
-    ----------
-    known : dict
-        Size and SHA-256 by place below the session's folder.
-    """
-
-    known: dict[str, tuple[int, str]] = field(default_factory=dict)
-
-
-def resumable_fingerprint(folder: Path, digests: Digests, out_of_time: Callable[[], bool]) -> str:
-    """Give `session_fingerprint`, in as many calls as it takes.
+def resumable_fingerprint(
+    folder: Path, digests: dict[str, tuple[int, str]], out_of_time: Callable[[], bool]
+) -> str:
+    """Compute `session_fingerprint`, in several calls if it takes long.
 
     Parameters
     ----------
     folder : Path
-    digests : Digests
-        Of the same listing of the folder; added to.
+    digests : dict
+        Size and SHA-256 of the files hashed so far, by path below the folder. New ones are added.
     out_of_time : callable
-        Asked before each file but the first, so that every call gets on.
+        Asked before each file except the first, so that every call makes progress.
 
     Raises
     ------
     OutOfTimeError
-        When files remain.
+        If files remain to be hashed.
     UserError
-        If a folder cannot be listed or a file cannot be read.
+        If a folder can't be listed or a file can't be read.
     """
     hashed = 0
 
     def digest(path: Path) -> tuple[int, str]:
         nonlocal hashed
         place = path.relative_to(folder).as_posix()
-        if place not in digests.known:
+        if place not in digests:
             if hashed and out_of_time():
                 raise OutOfTimeError
-            digests.known[place] = file_digest(path)
+            digests[place] = file_digest(path)
             hashed += 1
-        return digests.known[place]
+        return digests[place]
 
     return session_fingerprint(folder, digest)

@@ -1,8 +1,9 @@
-"""The page of sessions in Dagster's UI: the asset `session_states`, kept current by a sensor."""
+"""Shows all sessions in Dagster's pages: a sensor keeps the asset `session_states` current."""
 
 import hashlib
 import json
 import time
+from collections import Counter
 from datetime import datetime
 
 import dagster as dg
@@ -12,18 +13,22 @@ import pyarrow as pa
 from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.resources import Platform
-from tem_pipeline.orchestration.session_life.arrivals import stopwatch
-from tem_pipeline.orchestration.session_life.folders import OutOfTimeError
-from tem_pipeline.orchestration.session_life.states import SessionState, as_record, session_states
+from tem_pipeline.orchestration.session_life.states import SessionState, StateName
+from tem_pipeline.orchestration.session_life.survey import as_record, session_states
+from tem_pipeline.orchestration.session_life.tick_time import OutOfTimeError, stopwatch
 from tem_pipeline.storage import write_table
 from tem_pipeline.tables import STATES_SCHEMA
 
 STATES_TABLE = "session_states"
-# Every change of a state lays the page into Dagster's event log.
+# Each time a state changes, the whole page is written into Dagster's event log.
 ROWS_SHOWN = 500
-# Dagster gives a tick 60 s.
+# Dagster ends a tick after 60 s.
 TICK_SECONDS = 30.0
-_ORDER = ("failed", "parked", "partly refused", "arriving", "complete", "ingested", "processed")
+# Sessions that need a person come first.
+_ORDER: tuple[StateName, ...] = (
+    *("failed", "parked", "partly refused"),
+    *("arriving", "complete", "ingested", "processed"),
+)
 
 session_states_asset = dg.AssetSpec(
     STATES_TABLE,
@@ -34,40 +39,26 @@ session_states_asset = dg.AssetSpec(
 
 
 def states_page(states: list[SessionState]) -> dict[str, dg.MarkdownMetadataValue | int]:
-    """Give what the asset's page shows: how many sessions are in which state, and the table of them.
+    """Give what the asset's page shows: the number of sessions in each state, and a table of the sessions.
 
-    Sessions that somebody has to look at come first, then those whose tables are the newest.
+    Sessions in the same state are sorted by their latest change, the newest first.
     """
-    counts = {name: sum(state.state == name for state in states) for name in _ORDER}
-    by_time = sorted(states, key=_latest, reverse=True)
-    rows = sorted(by_time, key=lambda state: _ORDER.index(state.state))
-    columns = ["session", "state", "images", "particles", "reason", "changed", "ingested", "processed"]
-    frame = pd.DataFrame(
+    rows = sorted(states, key=lambda state: (_ORDER.index(state.state), -_latest(state)))
+    cells = [
         [
-            [
-                state.name,
-                state.state,
-                *map(_number, (state.images, state.particles)),
-                state.reason,
-                *map(_minute, (state.changed_at, state.ingested_at, state.processed_at)),
-            ]
-            for state in rows
-        ],
-        columns=columns,
-    )
-    return {
-        "sessions": previews.table(frame, ROWS_SHOWN),
-        **{name: count for name, count in counts.items() if count},
-    }
+            *(state.name, state.state, state.images, state.particles, state.reason),
+            *map(_minute, (state.changed_at, state.ingested_at, state.processed_at)),
+        ]
+        for state in rows
+    ]
+    columns = ["session", "state", "images", "particles", "reason", "changed", "ingested", "processed"]
+    frame = pd.DataFrame(cells, columns=columns, dtype=object)
+    return {"sessions": previews.table(frame, ROWS_SHOWN), **Counter(state.state for state in rows)}
 
 
 def _latest(state: SessionState) -> float:
     times = [state.changed_at, state.ingested_at, state.processed_at]
     return max((moment.timestamp() for moment in times if moment), default=0.0)
-
-
-def _number(count: int | None) -> str:
-    return "" if count is None else str(count)
 
 
 def _minute(moment: datetime | None) -> str:
@@ -78,18 +69,18 @@ def _minute(moment: datetime | None) -> str:
     name="session_overview",
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=60,
-    description="Writes the asset session_states anew whenever the state of a session has changed.",
+    description="Updates the asset session_states when the state of a session has changed.",
 )
 def session_overview(
     context: dg.SensorEvaluationContext, platform: Platform
 ) -> dg.SensorResult | dg.SkipReason:
-    """Look at every session; report what changed."""
+    """Look at every session, and update the table and the page if a state has changed."""
     try:
         states = session_states(
             platform.layout, platform.settings, time.time(), out_of_time=stopwatch(TICK_SECONDS)
         )
     except OutOfTimeError:
-        return dg.SkipReason("the tables are still being read; the next tick goes on")
+        return dg.SkipReason("the tables are still being read; the next tick continues")
     except UserError as error:
         return dg.SkipReason(str(error))
     records = [as_record(state) for state in states]

@@ -1,7 +1,7 @@
-"""Processing chosen sessions again, with a new champion for instance: only ever because somebody asks.
+"""Processes chosen sessions again, for instance with a new champion. This happens only if a person asks.
 
-A job decides which sessions are meant and says so; a sensor then asks for their runs, which wait in the queue
-behind those of new sessions.
+A job finds the chosen sessions. A sensor then asks for their runs, which wait in the queue behind new
+sessions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,14 +16,13 @@ from tem_pipeline.micrographs.sessions import session_key
 from tem_pipeline.orchestration.jobs import process_session
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import SESSION_FOLDER_TAG, Platform
-from tem_pipeline.orchestration.session_life.requests import RESTART_TAGS
-from tem_pipeline.storage import Layout, read_table, sessions_of
+from tem_pipeline.storage import Layout, read_table, sessions_with_tables
 
 _CHOSEN = "sessions"
 
 
 class SessionChoice(dg.Config):
-    """Which sessions are to be processed again."""
+    """Which sessions to process again."""
 
     sessions: list[str] = Field(default=[], description="names of session folders, or their keys")
     samples: list[str] = Field(default=[], description="every session of these samples (sample_id)")
@@ -33,7 +32,7 @@ class SessionChoice(dg.Config):
 def chosen_sessions(
     layout: Layout, sessions: Sequence[str], samples: Sequence[str], all_sessions: bool
 ) -> dict[str, str | None]:
-    """Find the sessions that are meant among those that were ingested.
+    """Find the chosen sessions among those that were ingested.
 
     Parameters
     ----------
@@ -45,16 +44,16 @@ def chosen_sessions(
     Returns
     -------
     dict
-        By key the folder that the session was read from, None where that lies below incoming/.
+        By key the folder that the session was read from, None if it is below incoming/.
 
     Raises
     ------
     UserError
-        When nothing is chosen, or when a session or sample of that name was never ingested.
+        If nothing is chosen, or if a session or sample of that name was never ingested.
     """
     if not (sessions or samples or all_sessions):
         raise UserError("no session is chosen: name sessions or samples, or set all_sessions")
-    known = sessions_of(layout, "raw_tem_images")
+    known = sessions_with_tables(layout, "raw_tem_images")
     keys = {name if name in known else session_key(name): name for name in sessions}
     unknown = sorted(name for key, name in keys.items() if key not in known)
     incoming = Path(str(layout.incoming)).resolve()
@@ -74,18 +73,16 @@ def chosen_sessions(
 
 @dg.op(name="choose_sessions")
 def choose_sessions(context: dg.OpExecutionContext, config: SessionChoice, platform: Platform) -> None:
-    """Say which sessions are to be processed again."""
+    """Find the chosen sessions and hand them to the sensor."""
     chosen = chosen_sessions(platform.layout, config.sessions, config.samples, config.all_sessions)
     context.instance.add_dynamic_partitions(str(SESSIONS.name), list(chosen))
-    context.log.info(f"{len(chosen)} sessions are to be processed again")
+    context.log.info(f"{len(chosen)} sessions will be processed again")
     context.add_output_metadata({_CHOSEN: dg.MetadataValue.json(chosen)})
 
 
-@dg.job(
-    description="Processes chosen sessions again, in the queue behind new ones; choose them in the config."
-)
+@dg.job(description="Processes chosen sessions again, after new ones. Choose them in the configuration.")
 def reprocess_sessions() -> None:
-    """Choose sessions; the sensor of the same name asks for their runs."""
+    """Choose sessions; the sensor `reprocess_requests` asks for their runs."""
     choose_sessions()
 
 
@@ -99,7 +96,7 @@ def reprocess_sessions() -> None:
     description="Asks for the runs of the sessions that a run of reprocess_sessions has chosen.",
 )
 def reprocess_requests(context: dg.RunStatusSensorContext) -> Iterator[dg.RunRequest]:
-    """Ask for one run a chosen session."""
+    """Ask for one run per chosen session."""
     run_id = context.dagster_run.run_id
     for entry in context.instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_OUTPUT):
         output = entry.dagster_event.step_output_data if entry.dagster_event else None
@@ -108,9 +105,5 @@ def reprocess_requests(context: dg.RunStatusSensorContext) -> Iterator[dg.RunReq
             yield dg.RunRequest(
                 run_key=f"{run_id}:{key}",
                 partition_key=key,
-                tags={
-                    **RESTART_TAGS,
-                    "dagster/priority": "-1",
-                    **({SESSION_FOLDER_TAG: folder} if folder else {}),
-                },
+                tags={"dagster/priority": "-1", **({SESSION_FOLDER_TAG: folder} if folder else {})},
             )

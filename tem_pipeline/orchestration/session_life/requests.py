@@ -1,168 +1,111 @@
-"""Decides which sessions are to be run: from their folders, the tables that exist and the runs of the past.
+"""Decides which sessions need a run: from their content, their tables and their past runs.
 
-A session is never new because its partition isn't registered yet: that is no evidence of a run.
+The list of partitions is no evidence: Dagster registers a partition before it submits the run, and may be
+killed in between.
 """
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Literal
 
 import dagster as dg
 
+from tem_pipeline.orchestration.jobs import process_session
 from tem_pipeline.orchestration.resources import PARTITION_TAG, SESSION_FOLDER_TAG
-from tem_pipeline.storage import Layout, table_fingerprint
 
 FINGERPRINT_TAG = "tem_pipeline/session_fingerprint"
+# Dagster never starts a second run for a run key, even after a failure, so each attempt needs a new key.
+# Runs can't simply be counted: people delete them from Dagster's history.
 ATTEMPT_TAG = "tem_pipeline/attempt"
-SESSION_TABLES = ("raw_tem_images", "predicted_masks", "particle_table", "size_distributions")
-PROCESS_JOB = "process_session"
-# A run that crashed is taken up from its start: its folder may have changed since.
-RESTART_TAGS = {"dagster/retry_strategy": "ALL_STEPS"}
+REQUESTS_AFTER_CRASHES = 3
 _RECENT_RUNS = 50
-CRASHES_ON_ARRIVAL = 3
 
 
-@dataclass(frozen=True)
-class PastRun:
-    """A run of a session.
-
-    Attributes
-    ----------
-    job : str
-    fingerprint : str or None
-        Content that it was asked for; None where a person launched it.
-    attempt : int
-    status : DagsterRunStatus
-    crashed : bool
-        Its process died.
-    lost : bool
-        It crashed, and Dagster didn't launch it again.
-    """
-
-    job: str
-    fingerprint: str | None
-    attempt: int
-    status: dg.DagsterRunStatus
-    crashed: bool = False
-    lost: bool = False
+def past_runs(instance: dg.DagsterInstance, key: str) -> Sequence[dg.RunRecord]:
+    """List the latest runs of a session, the newest first."""
+    return instance.get_run_records(dg.RunsFilter(tags={PARTITION_TAG: key}), limit=_RECENT_RUNS)
 
 
-def past_runs(instance: dg.DagsterInstance, key: str, retried_within_s: float = 120) -> list[PastRun]:
-    """List the latest runs of a session, the newest first.
+def attempt_on_arrival(
+    fingerprint: str, runs: Sequence[dg.RunRecord], retried_within_s: float
+) -> int | Literal["wait", "leave it to the night"]:
+    """Decide about a complete session whose tables don't hold its content.
 
-    Parameters
-    ----------
-    instance : DagsterInstance
-    key : str
-        The session's key.
-    retried_within_s : float
-        Dagster launches a run that crashed again at once; after so long it won't any more.
-    """
-    records = instance.get_run_records(dg.RunsFilter(tags={PARTITION_TAG: key}), limit=_RECENT_RUNS)
-    long_ago = time.time() - retried_within_s
-    runs = []
-    for record in records:
-        run = record.dagster_run
-        # A failed step is a fault of data or disk: that is left to the night.
-        crashed = (
-            run.status == dg.DagsterRunStatus.FAILURE
-            and run.tags.get("dagster/failure_reason") != "STEP_FAILURE"
-        )
-        over = run.tags.get("dagster/will_retry") == "false" or (record.end_time or 0) < long_ago
-        runs.append(
-            PastRun(
-                run.job_name,
-                run.tags.get(FINGERPRINT_TAG),
-                int(run.tags.get(ATTEMPT_TAG, "0")),
-                run.status,
-                crashed,
-                crashed and over,
-            )
-        )
-    return runs
-
-
-def recorded_fingerprints(layout: Layout, key: str) -> dict[str, str | None]:
-    """Read for each table of a session which content it was made from."""
-    return {asset: table_fingerprint(layout.table(asset, key)) for asset in SESSION_TABLES}
-
-
-def attempt_on_arrival(fingerprint: str, runs: Sequence[PastRun]) -> int | None:
-    """Say whether a complete session, whose tables hold other content or none, is to be taken.
+    Dagster's own retries aren't enough: they end after `max_retries`, and one is lost if the daemon is killed
+    before it has made it.
 
     Parameters
     ----------
     fingerprint : str
         Of the folder's content.
-    runs : sequence of PastRun
+    runs : sequence of RunRecord
         The newest first.
+    retried_within_s : float
+        Dagster retries a crashed run at once or, after this time, never.
 
     Returns
     -------
-    int or None
-        Number of the attempt; None when a run for this content is under way, or when the latest run was for
-        it: then the nightly run tries again.
+    int or str
+        Number of the attempt to ask for; "wait" while a run is under way or may be retried by Dagster;
+        "leave it to the night" if the run for this content has ended for good.
     """
-    if any(run.fingerprint == fingerprint and not _ended(run.status) for run in runs):
-        return None
+    if any(_is_for(fingerprint, record) and not record.dagster_run.is_finished for record in runs):
+        return "wait"
     attempt = _next_attempt(fingerprint, runs)
-    if runs and runs[0].fingerprint == fingerprint:
-        return attempt if runs[0].lost and attempt <= CRASHES_ON_ARRIVAL else None
-    return attempt
-
-
-def left_to_the_night(fingerprint: str, runs: Sequence[PastRun]) -> bool:
-    """Say whether the latest run was for this content and is over for good, whatever came of it."""
-    if not runs or runs[0].fingerprint != fingerprint or not _ended(runs[0].status):
-        return False
-    return not runs[0].crashed or (runs[0].lost and attempt_on_arrival(fingerprint, runs) is None)
+    if not runs or not _is_for(fingerprint, runs[0]):
+        return attempt
+    latest = runs[0].dagster_run
+    # A failed step means a fault of data, disk or model, which takes longer to go away.
+    if latest.status != dg.DagsterRunStatus.FAILURE or _tag(latest, "failure_reason") == "STEP_FAILURE":
+        return "leave it to the night"
+    ended_long_ago = (runs[0].end_time or 0) < time.time() - retried_within_s
+    if _tag(latest, "will_retry") != "false" and not ended_long_ago:
+        return "wait"
+    return attempt if attempt <= REQUESTS_AFTER_CRASHES else "leave it to the night"
 
 
 def attempt_at_night(
-    fingerprint: str, recorded: Mapping[str, str | None], runs: Sequence[PastRun], limit: int
+    fingerprint: str, recorded: Mapping[str, str | None], runs: Sequence[dg.RunRecord], limit: int
 ) -> int | None:
-    """Say whether a complete session is to be processed.
+    """Decide whether a complete session is processed tonight.
 
     Parameters
     ----------
     fingerprint : str
         Of the folder's content.
     recorded : mapping
-        Fingerprint by table.
-    runs : sequence of PastRun
+        The content's fingerprint by table.
+    runs : sequence of RunRecord
         The newest first.
     limit : int
-        Attempts at the same content that may fail.
+        Number of attempts at the same content that may fail.
 
     Returns
     -------
     int or None
-        Number of the attempt; None when every table holds this content and the latest run hasn't failed, a
-        run is under way, or the session is parked.
+        Number of the attempt to ask for. None if the session is processed, is being processed or is parked.
     """
-    latest = next((run for run in runs if run.job == PROCESS_JOB), None)
-    # The report stands in no table: a run that failed at it leaves every table complete.
-    failed = latest is not None and latest.status == dg.DagsterRunStatus.FAILURE
+    processing = [record for record in runs if record.dagster_run.job_name == process_session.name]
+    # No table tells whether the report was written: a run that failed at it leaves every table complete.
+    failed = bool(processing) and _has_failed(processing[0])
     if not failed and all(found == fingerprint for found in recorded.values()):
         return None
-    if any(
-        run.fingerprint == fingerprint and run.job == PROCESS_JOB and not _ended(run.status) for run in runs
-    ):
+    if any(_is_for(fingerprint, record) and not record.dagster_run.is_finished for record in processing):
         return None
     if failed_attempts(fingerprint, runs) >= limit:
         return None
     return _next_attempt(fingerprint, runs)
 
 
-def failed_attempts(fingerprint: str, runs: Sequence[PastRun]) -> int:
-    """Count how often processing this content failed; a crash and its retries are one attempt."""
+def failed_attempts(fingerprint: str, runs: Sequence[dg.RunRecord]) -> int:
+    """Count how often processing this content failed. A crash and its retries are one attempt."""
     return len(
         {
-            run.attempt
-            for run in runs
-            if run.fingerprint == fingerprint
-            and run.job == PROCESS_JOB
-            and run.status == dg.DagsterRunStatus.FAILURE
+            _attempt(record)
+            for record in runs
+            if record.dagster_run.job_name == process_session.name
+            and _is_for(fingerprint, record)
+            and _has_failed(record)
         }
     )
 
@@ -174,28 +117,33 @@ def run_request(
 
     Parameters
     ----------
-    job : str
-    key : str
-        The session's key.
-    fingerprint : str
-        Of its content.
+    job, key, fingerprint : str
+        The job's name, the session's key, and the fingerprint of its content.
     attempt : int
     folder : str, optional
-        Where the session lies outside incoming/.
+        The session's folder, if it is outside incoming/.
     """
-    tags = {FINGERPRINT_TAG: fingerprint, ATTEMPT_TAG: str(attempt), **RESTART_TAGS}
+    tags = {FINGERPRINT_TAG: fingerprint, ATTEMPT_TAG: str(attempt)}
     if folder is not None:
         tags[SESSION_FOLDER_TAG] = folder
     return dg.RunRequest(run_key=f"{key}:{fingerprint}:{attempt}", job_name=job, partition_key=key, tags=tags)
 
 
-def _next_attempt(fingerprint: str, runs: Sequence[PastRun]) -> int:
-    return 1 + max((run.attempt for run in runs if run.fingerprint == fingerprint), default=0)
+def _is_for(fingerprint: str, record: dg.RunRecord) -> bool:
+    return record.dagster_run.tags.get(FINGERPRINT_TAG) == fingerprint
 
 
-def _ended(status: dg.DagsterRunStatus) -> bool:
-    return status in (
-        dg.DagsterRunStatus.SUCCESS,
-        dg.DagsterRunStatus.FAILURE,
-        dg.DagsterRunStatus.CANCELED,
-    )
+def _has_failed(record: dg.RunRecord) -> bool:
+    return record.dagster_run.status == dg.DagsterRunStatus.FAILURE
+
+
+def _attempt(record: dg.RunRecord) -> int:
+    return int(record.dagster_run.tags.get(ATTEMPT_TAG, "0"))
+
+
+def _next_attempt(fingerprint: str, runs: Sequence[dg.RunRecord]) -> int:
+    return 1 + max((_attempt(record) for record in runs if _is_for(fingerprint, record)), default=0)
+
+
+def _tag(run: dg.DagsterRun, name: str) -> str | None:
+    return run.tags.get(f"dagster/{name}")

@@ -1,4 +1,4 @@
-"""Watches incoming/ and the runs of sessions; what is to be done is decided in `requests`."""
+"""The sensor that watches incoming/. `requests` decides which runs are needed."""
 
 import time
 from pathlib import Path
@@ -9,96 +9,62 @@ from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration.jobs import ingest_session, process_session
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import Platform
-from tem_pipeline.orchestration.session_life.arrivals import (
-    Arrival,
-    Memory,
-    load_memory,
+from tem_pipeline.orchestration.session_life.abandoned_runs import fail_abandoned_runs
+from tem_pipeline.orchestration.session_life.observations import (
+    ObservationLog,
+    ObservedFolder,
+    load_log,
     observe,
-    save_memory,
-    stopwatch,
+    save_log,
 )
-from tem_pipeline.orchestration.session_life.failures import fail_abandoned_runs, session_failures
-from tem_pipeline.orchestration.session_life.requests import (
-    SESSION_TABLES,
-    attempt_on_arrival,
-    left_to_the_night,
-    past_runs,
-    run_request,
-)
-from tem_pipeline.settings import Settings, load_settings
+from tem_pipeline.orchestration.session_life.requests import attempt_on_arrival, past_runs, run_request
+from tem_pipeline.orchestration.session_life.session_tables import SESSION_TABLES
+from tem_pipeline.orchestration.session_life.tick_time import stopwatch
+from tem_pipeline.settings import Settings
 from tem_pipeline.storage import Layout, table_fingerprint
 
-# Dagster gives a tick 60 s: these go to looking at folders, those to looking at runs. The file that is being
-# hashed when they are over is hashed to its end.
-TICK_SECONDS = 20.0
-REQUEST_SECONDS = 10.0
-REQUESTS_A_TICK = 100
+# Dagster ends a tick after 60 s. A file that is being hashed when its time is used up is hashed to its end.
+OBSERVING_SECONDS = 20.0
+REQUESTING_SECONDS = 10.0
+REQUESTS_PER_TICK = 100
 
 
-def requests_on_arrival(
-    instance: dg.DagsterInstance, layout: Layout, settings: Settings, memory: Memory, arrivals: list[Arrival]
-) -> list[dg.RunRequest]:
-    """Ask for a run of every complete session whose content nobody has taken yet.
-
-    What doesn't fit into this tick is where the next one starts.
-    """
-    out_of_time = stopwatch(REQUEST_SECONDS)
-    job = process_session.name if settings.process_on_arrival else ingest_session.name
-    tables = SESSION_TABLES if settings.process_on_arrival else SESSION_TABLES[:1]
-    requests: list[dg.RunRequest] = []
-    for arrival in arrivals:
-        seen = memory.sessions.get(arrival.folder.name)
-        fingerprint, key = arrival.fingerprint, arrival.folder.key
-        if fingerprint is None or seen is None or seen.taken == fingerprint:
-            continue
-        if len(requests) == REQUESTS_A_TICK or out_of_time():
-            memory.next_name = arrival.folder.name
-            break
-        # A run that isn't over may still be lost, and one that is asked for may never start, as this process
-        # may be killed any moment: only what is done, or left to the night, is not looked at again.
-        seen.taken = None
-        if all(table_fingerprint(layout.table(asset, key)) == fingerprint for asset in tables):
-            seen.taken = fingerprint
-            continue
-        runs = past_runs(instance, key, settings.abandoned_after_s)
-        attempt = attempt_on_arrival(fingerprint, runs)
-        if attempt is not None:
-            requests.append(run_request(job, key, fingerprint, attempt))
-        elif left_to_the_night(fingerprint, runs):
-            seen.taken = fingerprint
-    return requests
+def build_arrival_sensor(settings: Settings) -> dg.SensorDefinition:
+    """Build the sensor that looks at incoming/ every `arrival_interval_s`."""
+    return dg.sensor(
+        jobs=[ingest_session, process_session],
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=settings.arrival_interval_s,
+        description="Asks for a run of each session that is complete, and again when its content changes.",
+    )(new_microscope_sessions)
 
 
-@dg.sensor(
-    jobs=[ingest_session, process_session],
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=load_settings().arrival_interval_s,
-    description="Takes up session folders once they are complete, and again when their content changes.",
-)
 def new_microscope_sessions(
     context: dg.SensorEvaluationContext, platform: Platform
 ) -> dg.SensorResult | dg.SkipReason:
-    """Register complete sessions and ask for their runs."""
-    settings, layout, out_of_time = platform.settings, platform.layout, stopwatch(TICK_SECONDS)
+    """Ask for the runs of complete sessions and register their partitions."""
+    settings, layout = platform.settings, platform.layout
     for run_id in fail_abandoned_runs(context.instance, layout, settings.abandoned_after_s):
         context.log.warning(f"run {run_id}: its process is gone")
-    memory = load_memory(layout)
+    log = load_log(layout)
     try:
-        arrivals = observe(Path(str(layout.incoming)), memory, time.time(), settings.settling_s, out_of_time)
+        observed = observe(
+            Path(str(layout.incoming)), log, time.time(), settings.settling_s, stopwatch(OBSERVING_SECONDS)
+        )
     except UserError as error:
         return dg.SkipReason(str(error))
-    requests = requests_on_arrival(context.instance, layout, settings, memory, arrivals)
+    requests = requests_on_arrival(context.instance, layout, settings, log, observed)
     try:
-        save_memory(layout, memory)
+        save_log(layout, log)
     except UserError as error:
-        # Without a memory nothing settles; what a marker completes is still taken.
+        # Without the log no session settles, but sessions with a `.complete` marker are still processed.
         context.log.error(str(error))
     if not requests:
-        waiting = sum(arrival.waiting is not None for arrival in arrivals)
-        faulty = sum(arrival.fault is not None for arrival in arrivals)
-        more = f", more after {memory.next_name}" if memory.next_name else ""
+        waiting = sum(folder.waiting is not None for folder in observed)
+        faulty = sum(folder.fault is not None for folder in observed)
+        more = f"; the next tick continues at {log.next_name}" if log.next_name else ""
         return dg.SkipReason(
-            f"nothing new in {len(arrivals)} folders: {waiting} arriving, {faulty} with a fault{more}"
+            f"nothing new in {len(observed)} folders: {waiting} arriving, {faulty} with a fault{more}"
         )
     keys = [str(request.partition_key) for request in requests]
     return dg.SensorResult(
@@ -106,4 +72,36 @@ def new_microscope_sessions(
     )
 
 
-SENSORS = [new_microscope_sessions, session_failures]
+def requests_on_arrival(
+    instance: dg.DagsterInstance,
+    layout: Layout,
+    settings: Settings,
+    log: ObservationLog,
+    observed: list[ObservedFolder],
+) -> list[dg.RunRequest]:
+    """Ask for a run of every complete session whose tables don't hold its content.
+
+    A session is finished in the log once its tables hold its content or the night decides. Until then every
+    tick asks again: the run may be lost, or never start, as any process may be killed at any moment. Looking
+    this up for each session at every tick, in its tables or in Dagster's run history, would be too slow.
+    """
+    out_of_time = stopwatch(REQUESTING_SECONDS)
+    job = process_session.name if settings.process_on_arrival else ingest_session.name
+    tables = SESSION_TABLES if settings.process_on_arrival else SESSION_TABLES[:1]
+    requests: list[dg.RunRequest] = []
+    for folder in observed:
+        name, key, fingerprint = folder.folder.name, folder.folder.key, folder.fingerprint
+        if fingerprint is None or log.sessions[name].finished:
+            continue
+        if len(requests) == REQUESTS_PER_TICK or out_of_time():
+            log.next_name = name
+            break
+        if all(table_fingerprint(layout.table(table, key)) == fingerprint for table in tables):
+            log.sessions[name].finished = True
+            continue
+        decision = attempt_on_arrival(fingerprint, past_runs(instance, key), settings.abandoned_after_s)
+        if isinstance(decision, int):
+            requests.append(run_request(job, key, fingerprint, decision))
+        elif decision == "leave it to the night":
+            log.sessions[name].finished = True
+    return requests

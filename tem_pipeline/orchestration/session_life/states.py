@@ -1,96 +1,106 @@
-"""The state of every session in plain words, from its folder, its tables and its last failure."""
+"""The states of a session: the one table of them, and the function that judges in which state a session is.
 
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, Literal
+`make docs` prints the table into docs/operations.md. `survey` reads the folders and tables to be judged.
+"""
 
-import pandas as pd
-import pyarrow.parquet as pq
-from upath import UPath
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, NamedTuple
 
-from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.sessions import printable
-from tem_pipeline.orchestration.session_life.arrivals import Memory, load_memory
-from tem_pipeline.orchestration.session_life.folders import (
-    OutOfTimeError,
-    SessionFolder,
-    list_session_folders,
-    look_at,
-    still_arriving,
+from tem_pipeline.orchestration.session_life.observations import ObservedFolder
+from tem_pipeline.orchestration.session_life.session_tables import RecordedFailure, RecordedTables
+
+StateName = Literal["arriving", "complete", "ingested", "processed", "partly refused", "failed", "parked"]
+
+
+class Transition(NamedTuple):
+    """A way out of a state: the states that may follow, when, and who decides."""
+
+    to: tuple[StateName, ...]
+    when: str
+    who: str
+
+
+class State(NamedTuple):
+    """A state: what it means, what a person has to do, and the ways out of it."""
+
+    name: StateName
+    means: str
+    to_do: str
+    ways: tuple[Transition, ...]
+
+
+def _processed_by(who: str) -> Transition:
+    return Transition(("processed", "partly refused"), "`process_session` succeeds", who)
+
+
+def _failed_by(who: str) -> Transition:
+    return Transition(("failed",), "a run fails, or the folder can't be listed", who)
+
+
+_FILES_CHANGE = Transition(("arriving",), "files are added, changed or removed", "a person")
+
+STATES = (
+    State(
+        "arriving",
+        "the copy is still under way, or a file in the folder looks like it",
+        "if it stays: look at the file that the reason names",
+        (
+            Transition(("complete",), "no change for `TEM_SETTLING_S`, or `.complete` is written", "sensor"),
+            Transition(
+                ("ingested", "processed", "partly refused", "failed", "parked"),
+                "the same, and the content is as it was in that state",
+                "sensor",
+            ),
+        ),
+    ),
+    State(
+        "complete",
+        "the session waits for its run",
+        "nothing; if it stays: is the daemon running?",
+        (
+            Transition(("ingested",), "`ingest_session` succeeds", "sensor"),
+            _processed_by("nightly schedule; sensor with `TEM_PROCESS_ON_ARRIVAL`"),
+            _failed_by("sensor, nightly schedule"),
+            _FILES_CHANGE,
+        ),
+    ),
+    State(
+        "ingested",
+        "the session waits for the night",
+        "nothing",
+        (_processed_by("nightly schedule"), _failed_by("nightly schedule"), _FILES_CHANGE),
+    ),
+    State(
+        "processed",
+        "every table holds the folder's content",
+        "nothing",
+        (_failed_by("a person"), _FILES_CHANGE),
+    ),
+    State(
+        "partly refused",
+        "processed, but some files can't be used",
+        "read the reasons; the files stay where they are",
+        (_failed_by("a person"), _FILES_CHANGE),
+    ),
+    State(
+        "failed",
+        "the last run failed, or the folder can't be used",
+        "read the reason; a failed run is tried again the next night",
+        (
+            _processed_by("nightly schedule"),
+            Transition(("parked",), "runs have failed on `TEM_ATTEMPTS` nights", "nightly schedule"),
+            _FILES_CHANGE,
+        ),
+    ),
+    State(
+        "parked",
+        "runs have failed on `TEM_ATTEMPTS` (3) nights",
+        "remove the cause, then run it by hand",
+        (_processed_by("a person"), _FILES_CHANGE),
+    ),
 )
-from tem_pipeline.orchestration.session_life.requests import SESSION_TABLES, recorded_fingerprints
-from tem_pipeline.settings import Settings
-from tem_pipeline.storage import TABLE_FILE, AnyPath, Layout, is_local, read_table, sessions_of
-
-FAILURE_TABLE = "session_failures"
-State = Literal["arriving", "complete", "ingested", "processed", "partly refused", "failed", "parked"]
-REFUSALS_SHOWN = 3
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a session's folder shows.
-
-    Attributes
-    ----------
-    name : str
-    fault, waiting : str or None
-        Why it can't be taken; why it isn't complete.
-    fingerprint : str or None
-        Of its content; None where that isn't known.
-    changed : bool
-        Its files aren't those that the tables were made from, as far as is known.
-    changed_at : datetime or None
-        When a file changed last.
-    """
-
-    name: str
-    fault: str | None = None
-    waiting: str | None = None
-    fingerprint: str | None = None
-    changed: bool = False
-    changed_at: datetime | None = None
-
-
-@dataclass(frozen=True)
-class Tables:
-    """What a session's tables show.
-
-    Attributes
-    ----------
-    recorded : mapping
-        Fingerprint of the content by table, None where there is no table.
-    written : mapping
-        When each table was written, where it is there.
-    images, refused, particles : int or None
-    refusals : tuple of str
-        The first few, with their reasons.
-    name : str or None
-        Name of the session's folder as the manifest has it.
-    """
-
-    recorded: Mapping[str, str | None]
-    written: Mapping[str, datetime]
-    images: int | None = None
-    refused: int | None = None
-    particles: int | None = None
-    refusals: tuple[str, ...] = ()
-    name: str | None = None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """The last failed run of a session."""
-
-    run_id: str
-    fingerprint: str | None
-    failed_at: datetime
-    failed_attempts: int
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ class SessionState:
 
     session: str
     name: str
-    state: State
+    state: StateName
     reason: str | None
     changed_at: datetime | None
     ingested_at: datetime | None
@@ -110,55 +120,55 @@ class SessionState:
 
 
 def session_state(
-    key: str, found: Found | None, tables: Tables, failure: Failure | None, limit: int
+    key: str,
+    observed: ObservedFolder | None,
+    tables: RecordedTables,
+    failure: RecordedFailure | None,
+    limit: int,
 ) -> SessionState:
-    """Say in which state a session is.
+    """Judge in which state a session is.
 
     Parameters
     ----------
     key : str
-    found : Found or None
-        None where there is no folder below incoming/.
-    tables : Tables
-    failure : Failure or None
+    observed : ObservedFolder or None
+        None if incoming/ has no folder of this session.
+    tables : RecordedTables
+    failure : RecordedFailure or None
     limit : int
-        Failed attempts after which a session is parked.
+        Number of failed attempts after which a session is parked.
     """
-    ingested = tables.recorded.get("raw_tem_images")
-    state, reason = _judge(found, ingested, tables, failure, limit)
+    state, reason = _judge(observed, tables, failure, limit)
     return SessionState(
-        key,
-        (found.name if found else tables.name) or key,
-        state,
-        reason,
-        found.changed_at if found else None,
-        tables.written.get("raw_tem_images"),
-        tables.written.get(SESSION_TABLES[-1]),
-        tables.images,
-        tables.refused,
-        tables.particles,
+        session=key,
+        name=(printable(observed.folder.name) if observed else tables.name) or key,
+        state=state,
+        reason=reason,
+        changed_at=observed.changed_at if observed else None,
+        ingested_at=tables.written.get("raw_tem_images"),
+        processed_at=tables.written.get("size_distributions"),
+        images=tables.images,
+        refused=tables.refused,
+        particles=tables.particles,
     )
 
 
 def _judge(
-    found: Found | None, ingested: str | None, tables: Tables, failure: Failure | None, limit: int
-) -> tuple[State, str | None]:
-    if found and found.fault:
-        return "failed", found.fault
-    if found and found.waiting:
-        return "arriving", found.waiting
-    content = (found.fingerprint if found else None) or ingested
-    changed = found is not None and (found.changed or content != ingested)
-    # A failure of other content, or before a table was written, is over.
-    if (
-        failure
-        and (failure.fingerprint is None or content is None or failure.fingerprint == content)
-        and failure.failed_at >= max(tables.written.values(), default=failure.failed_at)
-    ):
+    observed: ObservedFolder | None, tables: RecordedTables, failure: RecordedFailure | None, limit: int
+) -> tuple[StateName, str | None]:
+    if observed and observed.fault:
+        return "failed", observed.fault
+    if observed and observed.waiting:
+        return "arriving", observed.waiting
+    ingested = tables.fingerprints.get("raw_tem_images")
+    content = (observed.fingerprint if observed else None) or ingested
+    if failure and _is_of_now(failure, content, tables):
         return "parked" if failure.failed_attempts >= limit else "failed", failure.reason
-    if ingested is None or changed:
-        return "complete", "its content has changed since it was ingested" if ingested else None
-    if any(recorded != ingested for recorded in tables.recorded.values()):
+    if ingested is None:
+        return "complete", None
+    if content != ingested or (observed and _changed_since_ingested(observed, tables)):
+        return "complete", "its content has changed since it was ingested"
+    if any(fingerprint != ingested for fingerprint in tables.fingerprints.values()):
         return "ingested", None
     if tables.refused:
         more = tables.refused - len(tables.refusals)
@@ -167,156 +177,24 @@ def _judge(
     return "processed", None
 
 
-def session_states(
-    layout: Layout, settings: Settings, now: float, out_of_time: Callable[[], bool] = lambda: False
-) -> list[SessionState]:
-    """Give the state of every session that has a folder or a table.
-
-    Parameters
-    ----------
-    layout : Layout
-    settings : Settings
-    now : float
-        Seconds since 1970.
-    out_of_time : callable, optional
-        Asked before each session. What was read of tables is remembered by this process, so that a call that
-        ran out of time is of use to the next.
-
-    Raises
-    ------
-    UserError
-        When incoming/ can't be listed.
-    OutOfTimeError
-        When the time is over.
-    """
-    memory = load_memory(layout)
-    folders = {
-        folder.key if not folder.fault else folder.name: folder
-        for folder in list_session_folders(Path(str(layout.incoming)))
-    }
-    keys = folders.keys() | sessions_of(layout, "raw_tem_images") | sessions_of(layout, FAILURE_TABLE)
-    roots = {asset: layout.partition(asset) for asset in (*SESSION_TABLES, FAILURE_TABLE)}
-    states = []
-    for key in sorted(keys):
-        if out_of_time():
-            raise OutOfTimeError
-        folder = folders.get(key)
-        if folder is not None and folder.fault:
-            name = printable(folder.name)
-            nothing = Tables({}, {})
-            states.append(session_state(name, Found(name, folder.fault), nothing, None, settings.attempts))
-            continue
-        tables, failure = _read_as_of(layout, key, tuple(_stamp(root, key) for root in roots.values()))
-        found = None
-        if folder is not None:
-            found = _look(folder, memory, tables.written.get("raw_tem_images"), settings, now)
-        states.append(session_state(key, found, tables, failure, settings.attempts))
-    return states
+def _is_of_now(failure: RecordedFailure, content: str | None, tables: RecordedTables) -> bool:
+    """Tell whether a failure still counts: not if it was of other content, or a table was written since."""
+    same_content = failure.fingerprint is None or content is None or failure.fingerprint == content
+    return same_content and all(failure.failed_at >= written for written in tables.written.values())
 
 
-def _stamp(root: AnyPath, key: str) -> tuple[int, int] | None:
-    """Give what changes whenever a session's table is replaced."""
-    try:
-        # Thousands of them are looked at: making paths of them would take longer than looking.
-        place = f"{root}/session={key}/{TABLE_FILE}"
-        status = os.stat(place) if is_local(root) else UPath(place).stat()
-    except FileNotFoundError:
-        return None
-    return int(status.st_mtime * 1e6), status.st_size
+def _changed_since_ingested(observed: ObservedFolder, tables: RecordedTables) -> bool:
+    """Judge by file times, where the folder's content isn't known."""
+    ingested_at = tables.written.get("raw_tem_images")
+    if observed.fingerprint or observed.changed_at is None or ingested_at is None:
+        return False
+    return observed.changed_at > ingested_at
 
 
-@lru_cache(maxsize=50_000)
-def _read_as_of(layout: Layout, key: str, stamps: tuple) -> tuple[Tables, Failure | None]:
-    return read_tables(layout, key), read_failure(layout, key)
-
-
-def _look(
-    folder: SessionFolder, memory: Memory, ingested_at: datetime | None, settings: Settings, now: float
-) -> Found:
-    name = printable(folder.name)
-    try:
-        listing = look_at(folder.path)
-    except UserError as error:
-        return Found(name, fault=str(error))
-    seen = memory.sessions.get(folder.name)
-    known = seen is not None and seen.signature == listing.signature
-    # Where nobody has watched the folder, the times of its files say how long it has been as it is.
-    since = seen.since if seen and known else listing.changed_at
-    changed_at = datetime.fromtimestamp(listing.changed_at, UTC) if listing.changed_at else None
-    return Found(
-        name,
-        waiting=still_arriving(listing, now - since, settings.settling_s),
-        fingerprint=seen.fingerprint if seen and known else None,
-        changed=not known and bool(ingested_at and changed_at and changed_at > ingested_at),
-        changed_at=changed_at,
-    )
-
-
-def read_tables(layout: Layout, key: str) -> Tables:
-    """Read what a session's tables say about it."""
-    paths = {asset: layout.table(asset, key) for asset in SESSION_TABLES}
-    written = {
-        asset: datetime.fromtimestamp(path.stat().st_mtime, UTC)
-        for asset, path in paths.items()
-        if path.exists()
-    }
-    facts: dict[str, Any] = {}
-    if "raw_tem_images" in written:
-        manifest = read_table(paths["raw_tem_images"], ["file", "status", "reason", "session_name"])
-        refused = manifest[manifest["status"] == "refused"]
-        facts = {
-            "images": int((manifest["status"] == "ok").sum()),
-            "refused": len(refused),
-            "refusals": tuple(f"{row.file}: {row.reason}" for row in refused[:REFUSALS_SHOWN].itertuples()),
-            "name": manifest["session_name"].iloc[0] if len(manifest) else None,
-        }
-    if "particle_table" in written:
-        facts["particles"] = _rows(paths["particle_table"])
-    return Tables(recorded_fingerprints(layout, key), written, **facts)
-
-
-def read_failure(layout: Layout, key: str) -> Failure | None:
-    """Read the last failure of a session."""
-    path = layout.table(FAILURE_TABLE, key)
-    if not path.exists():
-        return None
-    row = read_table(path).iloc[-1]
-    fingerprint = row["session_fingerprint"]
-    return Failure(
-        row["run_id"],
-        None if pd.isna(fingerprint) else fingerprint,
-        row["failed_at"].to_pydatetime(),
-        int(row["failed_attempts"]),
-        row["reason"],
-    )
-
-
-def as_record(state: SessionState) -> dict[str, Any]:
-    """Give a state as JSON holds it; times are ISO 8601 in UTC."""
-    return {
-        name: value.isoformat(timespec="seconds") if isinstance(value, datetime) else value
-        for name, value in asdict(state).items()
-    }
-
-
-def as_lines(states: list[SessionState]) -> list[str]:
-    """Give a line a session for a person."""
-    if not states:
-        return ["no session yet: copy a folder of microscope files below incoming/"]
-    width = max(len(state.session) for state in states)
-    lines = []
-    for state in states:
-        numbers = [f"{state.images} images"] if state.images is not None else []
-        numbers += [f"{state.particles} particles"] if state.particles is not None else []
-        time = state.processed_at or state.ingested_at or state.changed_at
-        numbers += [f"{time:%Y-%m-%d %H:%M} UTC"] if time else []
-        reason = f"  {state.reason}" if state.reason else ""
-        line = f"{state.session:{width}}  {state.state:14}  {', '.join(numbers)}{reason}"
-        # Names of files come from outside: they must neither end the line nor command the terminal.
-        lines.append("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line))
-    return lines
-
-
-def _rows(path: AnyPath) -> int:
-    with path.open("rb") as file:
-        return pq.ParquetFile(file).metadata.num_rows
+def states_as_markdown() -> str:
+    """Print `STATES` as a Markdown table."""
+    lines = ["| state | means | to do | next state, when, and who decides |", "|---|---|---|---|"]
+    for name, means, to_do, ways in STATES:
+        listed = "<br>".join(f"**{', '.join(way.to)}**: {way.when} ({way.who})" for way in ways)
+        lines.append(f"| {name} | {means} | {to_do} | {listed} |")
+    return "\n".join(lines)

@@ -90,9 +90,7 @@ def test_a_full_disk_fails_the_run_and_room_mends_it(small_disk: Path, platform:
     former.is_replaced(files)
 
 
-def test_a_file_that_may_not_grow_fails_the_run_and_leaves_the_former_tables(
-    platform: Platform, former, files
-):
+def test_a_file_that_may_not_grow_fails_the_run_and_keeps_the_tables(platform: Platform, former, files):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:

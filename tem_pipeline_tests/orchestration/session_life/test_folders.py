@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.sessions import session_fingerprint, session_key
 from tem_pipeline.orchestration.session_life.folders import (
-    Digests,
-    OutOfTimeError,
+    folder_times_are,
     list_session_folders,
-    look_at,
     resumable_fingerprint,
-    same_names,
     still_arriving,
+    take_snapshot,
 )
+from tem_pipeline.orchestration.session_life.tick_time import OutOfTimeError
 
 
 def fill(folder: Path, *names: str) -> None:
@@ -28,7 +27,7 @@ def fill(folder: Path, *names: str) -> None:
 
 
 def arriving(folder: Path, unchanged_for_s: float = 1000, settling_s: float = 60) -> str | None:
-    return still_arriving(look_at(folder), unchanged_for_s, settling_s)
+    return still_arriving(take_snapshot(folder), unchanged_for_s, settling_s)
 
 
 # --- folders -----------------------------------------------------------------------------------------------
@@ -44,7 +43,7 @@ def test_sessions_are_the_folders_directly_below_incoming(tmp_path):
     ]
 
 
-def test_a_listing_that_fails_is_no_empty_listing(tmp_path):
+def test_a_failed_listing_is_an_error_not_an_empty_listing(tmp_path):
     with pytest.raises(UserError, match="cannot be listed"):
         list_session_folders(tmp_path / "gone")
     fill(tmp_path, "file")
@@ -52,7 +51,7 @@ def test_a_listing_that_fails_is_no_empty_listing(tmp_path):
         list_session_folders(tmp_path / "file")
 
 
-def test_links_are_never_sessions_and_say_so(tmp_path):
+def test_links_are_faults_and_not_sessions(tmp_path):
     fill(tmp_path / "outside", "1.tif")
     fill(tmp_path / "incoming/a", "1.tif")
     (tmp_path / "incoming/out").symlink_to(tmp_path / "outside")
@@ -66,7 +65,7 @@ def test_links_are_never_sessions_and_say_so(tmp_path):
     assert "symbolic link" in str(faults["twice"])
 
 
-def test_two_folders_of_one_key_do_not_share_its_tables(tmp_path):
+def test_of_two_folders_with_one_key_only_one_is_a_session(tmp_path):
     odd = "Pt C"
     fill(tmp_path, f"{odd}/1.tif", f"{session_key(odd)}/1.tif")
     faults = {found.name: found.fault for found in list_session_folders(tmp_path)}
@@ -78,7 +77,7 @@ names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0
 
 
 @given(st.lists(names.filter(lambda name: name not in (".", "..")), max_size=8, unique=True))
-def test_whatever_folders_are_called_keys_are_safe_and_unique(tmp_path_factory, several):
+def test_keys_are_safe_and_unique_whatever_folders_are_called(tmp_path_factory, several):
     incoming = tmp_path_factory.mktemp("incoming")
     for name in several:
         (incoming / name).mkdir()
@@ -98,7 +97,7 @@ def test_a_session_is_complete_once_nothing_changed_for_the_settling_time(tmp_pa
     assert arriving(tmp_path, 60) is None
 
 
-def test_a_marker_completes_a_session_at_once_until_files_follow_it(tmp_path):
+def test_a_marker_completes_a_session_until_files_follow_it(tmp_path):
     fill(tmp_path, "1.tif", "2.tif.part", "only.emi", ".complete")
     assert arriving(tmp_path, 0) is None
     fill(tmp_path, "3.tif")
@@ -114,7 +113,7 @@ def test_files_of_a_copy_under_way_keep_a_session_arriving(tmp_path, name):
     assert arriving(tmp_path) is None
 
 
-def test_files_that_desktops_leave_behind_do_not(tmp_path):
+def test_files_that_desktops_leave_do_not_keep_a_session_arriving(tmp_path):
     fill(tmp_path, "1.tif", ".DS_Store", "._1.tif", ".directory")
     assert arriving(tmp_path) is None
 
@@ -140,9 +139,10 @@ def test_an_unreadable_folder_is_an_error_not_an_empty_session(tmp_path):
     (tmp_path / "session/locked").chmod(0)
     script = (
         "import os, sys\n"
-        "from tem_pipeline.orchestration.session_life.folders import look_at\nfd = os.open(sys.argv[1], 0)\n"
+        "from tem_pipeline.orchestration.session_life.folders import take_snapshot\n"
+        "fd = os.open(sys.argv[1], 0)\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); os.fchdir(fd)\n"
-        "try: print(look_at('.'))\nexcept Exception as error: print(type(error).__name__, error)"
+        "try: print(take_snapshot('.'))\nexcept Exception as error: print(type(error).__name__, error)"
     )
     told = subprocess.run(
         [sys.executable, "-c", script, tmp_path / "session"], capture_output=True, text=True, check=True
@@ -167,22 +167,23 @@ def test_an_unreadable_folder_is_an_error_not_an_empty_session(tmp_path):
 )
 def test_every_change_of_a_file_changes_the_signature(tmp_path, change):
     fill(tmp_path, "a.tif", "sub/b.tif", "session.yaml")
-    before = look_at(tmp_path).signature
-    assert look_at(tmp_path).signature == before
+    before = take_snapshot(tmp_path).signature
+    assert take_snapshot(tmp_path).signature == before
     change(tmp_path)
-    assert look_at(tmp_path).signature != before
+    assert take_snapshot(tmp_path).signature != before
 
 
-def test_a_fingerprint_taken_in_steps_is_the_same(tmp_path):
+def test_a_fingerprint_computed_in_steps_is_the_same(tmp_path):
     fill(tmp_path, "a.tif", "b.tif", "sub/c.tif", "session.yaml")
-    digests, steps = Digests(), 0
+    digests: dict[str, tuple[int, str]] = {}
+    steps = 0
     while True:
         try:
             steps += 1
             found = resumable_fingerprint(tmp_path, digests, lambda: True)
             break
         except OutOfTimeError:
-            assert len(digests.known) == steps
+            assert len(digests) == steps
     assert steps == 4
     assert found == session_fingerprint(tmp_path)
 
@@ -197,10 +198,8 @@ contents = st.dictionaries(
 
 
 @given(contents, st.randoms(use_true_random=False))
-def test_whatever_a_folder_holds_its_fingerprint_is_that_of_its_content_alone(
-    tmp_path_factory, content, chance
-):
-    """Not of the order in which files came, of their times, or of where the folder lies."""
+def test_a_fingerprint_depends_on_the_content_alone(tmp_path_factory, content, chance):
+    """The order in which files came, their times and the folder's place don't matter."""
     folders = []
     for _ in range(2):
         folder = tmp_path_factory.mktemp("session")
@@ -215,11 +214,11 @@ def test_whatever_a_folder_holds_its_fingerprint_is_that_of_its_content_alone(
     one, other = folders
     found = session_fingerprint(one)
     assert found == session_fingerprint(other)
-    before = look_at(one)
-    assert before == look_at(one)
-    assert before.n_images == look_at(other).n_images
+    before = take_snapshot(one)
+    assert before == take_snapshot(one)
+    assert before.n_images == take_snapshot(other).n_images
     (one / "another.tif").write_bytes(b"another")
-    assert look_at(one).signature != before.signature
+    assert take_snapshot(one).signature != before.signature
     assert session_fingerprint(one) != found
     (one / "another.tif").unlink()
     assert session_fingerprint(one) == found
@@ -238,11 +237,11 @@ def test_whatever_a_folder_holds_its_fingerprint_is_that_of_its_content_alone(
         lambda folder: folder.rename(folder.with_name("gone")),
     ],
 )
-def test_a_short_look_notices_what_comes_and_goes_and_what_people_edit(tmp_path, change):
+def test_folder_times_show_added_and_removed_files_and_edits(tmp_path, change):
     session = tmp_path / "session"
     fill(session, "a.tif", "sub/b.tif", "session.yaml")
-    folders = look_at(session).folders
-    assert same_names(session, folders)
+    folder_times = take_snapshot(session).folder_times
+    assert folder_times_are(session, folder_times)
     time.sleep(0.02)  # times of files have a granularity
     change(session)
-    assert not same_names(session, folders)
+    assert not folder_times_are(session, folder_times)

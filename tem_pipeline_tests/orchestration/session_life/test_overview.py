@@ -16,7 +16,7 @@ def tick(instance: dg.DagsterInstance, platform: Platform):
     cursor = None
 
     def tick() -> dict | None:
-        """Give what the page shows, or None where it was left as it is."""
+        """Give what the page shows, or None if it was not written."""
         nonlocal cursor
         context = dg.build_sensor_context(instance=instance, cursor=cursor)
         result = session_overview(context, platform=platform)
@@ -30,7 +30,7 @@ def tick(instance: dg.DagsterInstance, platform: Platform):
     return tick
 
 
-def test_the_page_follows_the_states_and_is_left_alone_while_nothing_changes(
+def test_the_page_is_written_when_a_state_changes_and_only_then(
     tick, run, incoming, files, platform: Platform
 ):
     deliver(files, incoming / "a|b")
@@ -46,7 +46,7 @@ def test_the_page_follows_the_states_and_is_left_alone_while_nothing_changes(
     assert states == [{"name": "a|b", "state": "complete"}]
 
 
-def test_what_somebody_has_to_look_at_comes_first_and_the_page_stays_small():
+def test_sessions_that_need_a_person_come_first_on_a_small_page():
     def state(number: int, name) -> SessionState:
         return SessionState(f"s{number}", f"s{number}", name, "x" * 300, None, None, None, 20, 0, 500)
 

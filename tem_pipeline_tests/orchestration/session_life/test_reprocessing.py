@@ -12,7 +12,7 @@ from tem_pipeline_tests.orchestration.conftest import deliver, lay_champion
 
 @pytest.fixture
 def laboratory(run, incoming, files, platform: Platform, tmp_path):
-    """Three sessions that the first champion has processed; one of them lies outside incoming/."""
+    """Three sessions that the first champion has processed; one of them is outside incoming/."""
     lay_champion(platform)
     for name in ("a", "b"):
         deliver(files[:1], incoming / name)
@@ -45,7 +45,7 @@ def requests(instance: dg.DagsterInstance):
 
 
 @pytest.mark.usefixtures("laboratory")
-def test_chosen_sessions_are_processed_again_with_the_new_champion_and_others_are_not(
+def test_only_chosen_sessions_are_processed_with_the_new_champion(
     ask, requests, run, platform: Platform, tmp_path
 ):
     lay_champion(platform, version="2")
@@ -66,21 +66,19 @@ def test_chosen_sessions_are_processed_again_with_the_new_champion_and_others_ar
 
 
 @pytest.mark.usefixtures("laboratory")
-def test_all_sessions_can_be_chosen_and_their_partitions_are_registered(
-    ask, requests, instance: dg.DagsterInstance
-):
+def test_all_sessions_can_be_chosen_and_get_their_partitions(ask, requests, instance: dg.DagsterInstance):
     for key in ("a", "b", "outside"):
         instance.delete_dynamic_partition(str(SESSIONS.name), key)
     again = requests(ask(all_sessions=True))
     assert [request.partition_key for request in again] == ["a", "b", "outside"]
     assert set(instance.get_dynamic_partitions(str(SESSIONS.name))) == {"a", "b", "outside"}
-    # They wait behind new sessions, and asking another time asks for other runs.
+    # They wait behind new sessions, and each choice asks for runs of its own.
     assert {request.tags["dagster/priority"] for request in again} == {"-1"}
     assert not {r.run_key for r in again} & {r.run_key for r in requests(ask(all_sessions=True))}
 
 
 @pytest.mark.usefixtures("laboratory")
-def test_a_choice_of_what_nobody_ingested_or_of_nothing_fails_in_one_line(ask, platform: Platform):
+def test_a_choice_of_nothing_or_of_unknown_names_fails_in_one_line(ask, platform: Platform):
     asked = ask(sessions=["a", "Pt C"], samples=["gold"])
     assert not asked.success
     reason = failure_reason(asked.all_events)

@@ -9,11 +9,11 @@ import pytest
 from tem_pipeline.micrographs.sessions import session_fingerprint, session_key
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import PARTITION_TAG, Platform
-from tem_pipeline.orchestration.session_life import arrivals, sensors
-from tem_pipeline.orchestration.session_life.arrivals import Memory, observe
-from tem_pipeline.orchestration.session_life.folders import look_at
+from tem_pipeline.orchestration.session_life import observations, sensors
+from tem_pipeline.orchestration.session_life.folders import take_snapshot
+from tem_pipeline.orchestration.session_life.observations import ObservationLog, observe
 from tem_pipeline.orchestration.session_life.requests import ATTEMPT_TAG, FINGERPRINT_TAG
-from tem_pipeline.orchestration.session_life.sensors import new_microscope_sessions
+from tem_pipeline.orchestration.session_life.sensors import build_arrival_sensor
 from tem_pipeline.settings import load_settings
 from tem_pipeline.storage import read_table
 from tem_pipeline_tests.orchestration.conftest import deliver, without_capabilities
@@ -26,7 +26,8 @@ pytestmark = pytest.mark.usefixtures("settle_at_once")
 @pytest.fixture
 def evaluate(instance: dg.DagsterInstance, platform: Platform):
     def evaluate():
-        return new_microscope_sessions(dg.build_sensor_context(instance=instance), platform=platform)
+        sensor = build_arrival_sensor(load_settings())
+        return sensor(dg.build_sensor_context(instance=instance), platform=platform)
 
     return evaluate
 
@@ -40,21 +41,21 @@ def tick(evaluate) -> Tick:
     return tick
 
 
-def test_a_session_is_asked_for_until_it_runs_and_never_again(tick, run, incoming, files, platform):
+def test_a_session_is_asked_for_until_it_has_run_and_never_again(tick, run, incoming, files, platform):
     deliver(files, incoming / "Pt C 1")
     first = tick()
     key = session_key("Pt C 1")
     assert [(request.job_name, request.partition_key) for request in first] == [("ingest_session", key)]
     assert key in str(first[0].run_key)
     assert session_fingerprint(incoming / "Pt C 1") in str(first[0].run_key)
-    # Nobody knows whether the daemon got any further: the same request, under the same key, is made again.
+    # The daemon may have been killed since, so the same request is made again, with the same key.
     assert [request.run_key for request in tick()] == [first[0].run_key]
     assert run(first[0])
     assert tick() == []
     assert set(read_table(platform.layout.table("raw_tem_images", key))["session_name"]) == {"Pt C 1"}
 
 
-def test_a_partition_without_a_run_is_no_session_done(tick, incoming, files, instance):
+def test_a_registered_partition_without_a_run_is_asked_for(tick, incoming, files, instance):
     instance.add_dynamic_partitions(str(SESSIONS.name), ["a"])
     deliver(files, incoming / "a")
     assert [request.partition_key for request in tick()] == ["a"]
@@ -66,7 +67,7 @@ def test_new_partitions_are_registered_with_the_request(evaluate, incoming, file
     assert result.dynamic_partitions_requests[0].partition_keys == ["a"]
 
 
-def test_images_added_later_are_taken_and_a_mere_touch_is_not(tick, run, incoming, files, platform):
+def test_added_images_are_asked_for_and_touched_files_are_not(tick, run, incoming, files, platform):
     deliver(files[:2], incoming / "a")
     assert run(tick()[0])
     os.utime(incoming / "a" / files[0].name)
@@ -80,7 +81,7 @@ def test_images_added_later_are_taken_and_a_mere_touch_is_not(tick, run, incomin
     assert sorted(manifest["file"]) == sorted(file.name for file in files)
 
 
-def test_content_that_comes_back_is_taken_again_under_a_new_run_key(tick, run, incoming, files):
+def test_content_that_comes_back_gets_a_new_run_key(tick, run, incoming, files):
     deliver(files[:2], incoming / "a")
     keys = []
     for change in (
@@ -105,7 +106,7 @@ def test_a_session_that_failed_is_left_to_the_night(tick, run, incoming, files):
     assert run(tick()[0])
 
 
-def test_a_memory_that_is_lost_or_broken_does_no_harm(tick, run, incoming, files, platform):
+def test_a_lost_or_broken_log_does_no_harm(tick, run, incoming, files, platform):
     deliver(files, incoming / "a")
     assert run(tick()[0])
     assert tick() == []
@@ -114,18 +115,18 @@ def test_a_memory_that_is_lost_or_broken_does_no_harm(tick, run, incoming, files
         assert tick() == []
 
 
-def test_a_listing_that_fails_skips_the_tick_and_forgets_nothing(evaluate, tick, incoming, files, platform):
+def test_a_failed_listing_skips_the_tick_and_forgets_nothing(evaluate, tick, incoming, files, platform):
     deliver(files, incoming / "a")
     tick()
-    memory = Path(str(platform.layout.state / "arrivals.json")).read_bytes()
+    log = Path(str(platform.layout.state / "arrivals.json")).read_bytes()
     incoming.rename(incoming.with_name("gone"))
     skipped = evaluate()
     assert isinstance(skipped, dg.SkipReason)
     assert "cannot be listed" in str(skipped.skip_message)
-    assert Path(str(platform.layout.state / "arrivals.json")).read_bytes() == memory
+    assert Path(str(platform.layout.state / "arrivals.json")).read_bytes() == log
 
 
-def test_faulty_folders_do_not_keep_others_from_being_taken(evaluate, tick, incoming, files, tmp_path):
+def test_faulty_folders_do_not_hold_up_other_sessions(evaluate, tick, incoming, files, tmp_path):
     deliver(files, incoming / "good")
     deliver(files, tmp_path / "outside")
     (incoming / "link").symlink_to(tmp_path / "outside")
@@ -144,9 +145,9 @@ def test_an_arriving_session_waits(tick, incoming, files, monkeypatch):
     assert len(tick()) == 1
 
 
-def test_many_folders_are_taken_in_bounded_steps(tick, incoming, files, instance, monkeypatch):
-    monkeypatch.setattr(sensors, "TICK_SECONDS", 0.0)
-    monkeypatch.setattr(sensors, "REQUESTS_A_TICK", 2)
+def test_many_folders_are_asked_for_in_small_steps(tick, incoming, files, instance, monkeypatch):
+    monkeypatch.setattr(sensors, "OBSERVING_SECONDS", 0.0)
+    monkeypatch.setattr(sensors, "REQUESTS_PER_TICK", 2)
     for number in range(7):
         deliver(files, incoming / f"s{number}")
     seen = set()
@@ -157,7 +158,7 @@ def test_many_folders_are_taken_in_bounded_steps(tick, incoming, files, instance
     assert seen == {f"s{number}" for number in range(7)}
 
 
-def test_a_setting_makes_arrivals_be_processed_at_once(tick, incoming, files, monkeypatch):
+def test_a_setting_processes_sessions_on_arrival(tick, incoming, files, monkeypatch):
     monkeypatch.setenv("TEM_PROCESS_ON_ARRIVAL", "true")
     load_settings.cache_clear()
     deliver(files, incoming / "a")
@@ -179,7 +180,7 @@ def test_a_run_under_way_is_not_doubled(tick, incoming, files, instance, definit
 
 @pytest.fixture
 def crash(instance: dg.DagsterInstance, definitions: dg.Definitions):
-    """Let the run that was asked for die, as if its process had been killed."""
+    """Record the requested run as crashed, as if its process had been killed."""
 
     def crash(request: dg.RunRequest, **tags: str) -> None:
         job = definitions.resolve_job_def(str(request.job_name))
@@ -192,9 +193,7 @@ def crash(instance: dg.DagsterInstance, definitions: dg.Definitions):
     return crash
 
 
-def test_a_run_that_crashed_and_is_not_launched_again_is_asked_for_again_three_times(
-    tick, crash, incoming, files
-):
+def test_a_crashed_run_that_dagster_gives_up_is_asked_for_three_times(tick, crash, incoming, files):
     deliver(files, incoming / "a")
     keys = set()
     for _ in range(3):
@@ -207,20 +206,18 @@ def test_a_run_that_crashed_and_is_not_launched_again_is_asked_for_again_three_t
     assert [request.partition_key for request in tick()] == ["b"]
 
 
-def test_a_crash_is_left_to_dagster_as_long_as_it_may_launch_the_run_again(
-    tick, crash, incoming, files, monkeypatch
-):
+def test_a_crash_is_left_to_dagster_while_it_may_retry(tick, crash, incoming, files, monkeypatch):
     deliver(files, incoming / "a")
     crash(tick()[0], **{"dagster/will_retry": "true"})
     assert tick() == []
-    # The daemon may have been killed before it did.
+    # The daemon may have been killed before it retried.
     monkeypatch.setenv("TEM_ABANDONED_AFTER_S", "1")
     load_settings.cache_clear()
     time.sleep(1.1)
     assert [request.tags[ATTEMPT_TAG] for request in tick()] == ["2"]
 
 
-def test_a_run_under_way_is_not_doubled_because_another_content_was_run_since(
+def test_a_run_under_way_is_not_doubled_after_a_run_of_other_content(
     tick, crash, incoming, files, instance, definitions
 ):
     deliver(files[:1], incoming / "a")
@@ -246,30 +243,28 @@ def test_a_full_run_that_crashed_after_its_manifest_is_asked_for_again(
     assert [again.job_name for again in tick()] == ["process_session"]
 
 
-# --- how often files are looked at --------------------------------------------------------------------------
+# --- full scans ---------------------------------------------------------------------------------------------
 
 
-def test_sessions_that_are_due_take_turns_in_being_looked_at_by_their_files(
-    tick, run, incoming, files, monkeypatch
-):
+def test_full_scans_of_finished_sessions_take_turns(tick, run, incoming, files, monkeypatch):
     for name in ("a", "b", "c"):
         deliver(files[:1], incoming / name)
     for request in tick():
         assert run(request)
     assert tick() == []
-    monkeypatch.setattr(arrivals, "THOROUGH_LOOKS_A_TICK", 1)
-    later = time.time() + arrivals.THOROUGH_LOOK_S + 1
-    monkeypatch.setattr(arrivals.time, "time", lambda: later)
+    monkeypatch.setattr(observations, "FULL_SCANS_PER_TICK", 1)
+    later = time.time() + observations.FULL_SCAN_INTERVAL_S + 1
+    monkeypatch.setattr(sensors.time, "time", lambda: later)
     looks: list[str] = []
-    monkeypatch.setattr(arrivals, "look_at", lambda folder: looks.append(folder.name) or look_at(folder))
+    monkeypatch.setattr(
+        observations, "take_snapshot", lambda folder: looks.append(folder.name) or take_snapshot(folder)
+    )
     for expected in (["a"], ["a", "b"], ["a", "b", "c"], ["a", "b", "c"]):
         assert tick() == []
         assert looks == expected
 
 
-def test_a_session_that_is_done_is_looked_at_by_its_folders_and_now_and_then_by_its_files(
-    tick, run, incoming, files, monkeypatch
-):
+def test_a_finished_session_is_scanned_after_a_change_or_a_long_time(tick, run, incoming, files, monkeypatch):
     deliver(files[:2], incoming / "a")
     (incoming / "a/session.yaml").write_text("mode: haadf")
     assert run(tick()[0])
@@ -278,7 +273,9 @@ def test_a_session_that_is_done_is_looked_at_by_its_folders_and_now_and_then_by_
     def is_looked_at() -> bool:
         looks: list[object] = []
         with monkeypatch.context() as patched:
-            patched.setattr(arrivals, "look_at", lambda folder: looks.append(folder) or look_at(folder))
+            patched.setattr(
+                observations, "take_snapshot", lambda folder: looks.append(folder) or take_snapshot(folder)
+            )
             tick()
         return bool(looks)
 
@@ -290,16 +287,18 @@ def test_a_session_that_is_done_is_looked_at_by_its_folders_and_now_and_then_by_
     with (incoming / "a" / files[0].name).open("ab") as grown:
         grown.write(b"more")
     assert tick() == []
-    monkeypatch.setattr(arrivals.time, "time", lambda now=time.time: now() + arrivals.THOROUGH_LOOK_S + 1)
+    monkeypatch.setattr(
+        sensors.time, "time", lambda now=time.time: now() + observations.FULL_SCAN_INTERVAL_S + 1
+    )
     assert len(tick()) == 1
 
 
-def test_an_unreadable_folder_is_a_fault_of_its_own_and_others_are_taken(incoming, files):
+def test_an_unreadable_folder_has_a_fault_and_others_are_processed(incoming, files):
     for name in ("good", "locked"):
         deliver(files, incoming / name)
     (incoming / "locked").chmod(0)
     with without_capabilities():
-        found = observe(incoming, Memory(), time.time(), 0, lambda: False)
+        found = observe(incoming, ObservationLog(), time.time(), 0, lambda: False)
     (incoming / "locked").chmod(0o755)
     assert {arrival.folder.name: bool(arrival.fault) for arrival in found} == {"good": False, "locked": True}
     fault = next(str(arrival.fault) for arrival in found if arrival.fault)

@@ -3,100 +3,163 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import get_args
 
 import dagster as dg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from docs.states import PAGE, TABLE
 from tem_pipeline.orchestration.resources import PARTITION_TAG, Platform
 from tem_pipeline.orchestration.session_life.failures import record_failure
-from tem_pipeline.orchestration.session_life.requests import FINGERPRINT_TAG, SESSION_TABLES
-from tem_pipeline.orchestration.session_life.schedules import nightly_sessions
-from tem_pipeline.orchestration.session_life.states import (
-    Failure,
-    Found,
-    Tables,
-    as_lines,
-    session_state,
-    session_states,
+from tem_pipeline.orchestration.session_life.folders import SessionFolder
+from tem_pipeline.orchestration.session_life.observations import ObservedFolder
+from tem_pipeline.orchestration.session_life.requests import FINGERPRINT_TAG
+from tem_pipeline.orchestration.session_life.session_tables import (
+    SESSION_TABLES,
+    RecordedFailure,
+    RecordedTables,
 )
+from tem_pipeline.orchestration.session_life.states import (
+    STATES,
+    StateName,
+    session_state,
+    states_as_markdown,
+)
+from tem_pipeline.orchestration.session_life.survey import as_lines, session_states
 from tem_pipeline_tests.orchestration.conftest import deliver, lay_champion
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-DONE = Tables(dict.fromkeys(SESSION_TABLES, "F"), dict.fromkeys(SESSION_TABLES, NOW), 3, 0, 40)
-INGESTED = Tables({**dict.fromkeys(SESSION_TABLES), "raw_tem_images": "F"}, {"raw_tem_images": NOW}, 3, 0)
-NOTHING = Tables(dict.fromkeys(SESSION_TABLES), {})
-LATER = NOW + timedelta(seconds=1)
+LATER, EARLIER = NOW + timedelta(seconds=1), NOW - timedelta(days=1)
+DONE = RecordedTables(dict.fromkeys(SESSION_TABLES, "F"), dict.fromkeys(SESSION_TABLES, NOW), 3, 0, 40)
+INGESTED = RecordedTables(
+    {**dict.fromkeys(SESSION_TABLES), "raw_tem_images": "F"}, {"raw_tem_images": NOW}, 3, 0
+)
+NOTHING = RecordedTables(dict.fromkeys(SESSION_TABLES), {})
+
+
+def observed(**facts) -> ObservedFolder:
+    return ObservedFolder(SessionFolder("a", "a", Path("a")), **facts)
+
+
+def failure(
+    attempts: int, reason: str, failed_at: datetime = LATER, content: str | None = "F"
+) -> RecordedFailure:
+    return RecordedFailure("r", content, failed_at, attempts, reason)
 
 
 @pytest.mark.parametrize(
-    ("found", "tables", "failure", "state", "reason"),
+    ("folder", "tables", "failed", "state", "reason"),
     [
-        (Found("a", waiting="a.part is being written"), NOTHING, None, "arriving", "a.part"),
-        (Found("a", waiting="its files changed"), DONE, None, "arriving", "changed"),
-        (Found("a", fault="it is a symbolic link"), NOTHING, None, "failed", "link"),
-        (Found("a", fingerprint="F"), NOTHING, None, "complete", None),
-        (Found("a", fingerprint="G"), DONE, None, "complete", "changed"),
-        (Found("a", changed=True), DONE, None, "complete", "changed"),
-        (Found("a", fingerprint="F"), INGESTED, None, "ingested", None),
-        (Found("a", fingerprint="F"), DONE, None, "processed", None),
+        (observed(waiting="a.part is being written"), NOTHING, None, "arriving", "a.part"),
+        (observed(waiting="its files changed"), DONE, None, "arriving", "changed"),
+        (observed(fault="it is a symbolic link"), NOTHING, None, "failed", "link"),
+        (observed(fingerprint="F"), NOTHING, None, "complete", None),
+        (observed(fingerprint="G"), DONE, None, "complete", "changed"),
+        (observed(changed_at=LATER), DONE, None, "complete", "changed"),
+        (observed(changed_at=EARLIER), DONE, None, "processed", None),
+        (observed(fingerprint="F", changed_at=LATER), DONE, None, "processed", None),
+        (observed(fingerprint="F"), INGESTED, None, "ingested", None),
+        (observed(fingerprint="F"), DONE, None, "processed", None),
         (None, DONE, None, "processed", None),
-        (
-            Found("a", fingerprint="F"),
-            INGESTED,
-            Failure("r", "F", LATER, 1, "no champion"),
-            "failed",
-            "no champion",
-        ),
-        (
-            Found("a", fingerprint="F"),
-            INGESTED,
-            Failure("r", "F", LATER, 3, "no champion"),
-            "parked",
-            "no champion",
-        ),
-        (Found("a", fingerprint="F"), NOTHING, Failure("r", "F", LATER, 0, "bad yaml"), "failed", "bad yaml"),
-        (
-            Found("a", fingerprint="G"),
-            INGESTED,
-            Failure("r", "F", LATER, 3, "no champion"),
-            "complete",
-            "changed",
-        ),
-        (
-            Found("a", fingerprint="F"),
-            DONE,
-            Failure("r", "F", NOW - timedelta(days=1), 3, "old"),
-            "processed",
-            None,
-        ),
-        (None, NOTHING, Failure("r", None, LATER, 0, "disk full"), "failed", "disk full"),
+        (observed(fingerprint="F"), INGESTED, failure(1, "no champion"), "failed", "no champion"),
+        (observed(fingerprint="F"), INGESTED, failure(3, "no champion"), "parked", "no champion"),
+        (observed(fingerprint="F"), NOTHING, failure(0, "bad yaml"), "failed", "bad yaml"),
+        (observed(fingerprint="G"), INGESTED, failure(3, "no champion"), "complete", "changed"),
+        (observed(fingerprint="F"), DONE, failure(3, "old", EARLIER), "processed", None),
+        (None, NOTHING, failure(0, "disk full", content=None), "failed", "disk full"),
     ],
 )
-def test_each_session_has_one_state_and_its_reason(found, tables, failure, state, reason):
-    found_state = session_state("a", found, tables, failure, limit=3)
-    assert found_state.state == state
-    assert reason in str(found_state.reason) if reason else found_state.reason is None
+def test_each_session_has_one_state_and_its_reason(folder, tables, failed, state, reason):
+    judged = session_state("a", folder, tables, failed, limit=3)
+    assert judged.state == state
+    assert reason in str(judged.reason) if reason else judged.reason is None
+
+
+class Life:
+    """A session through its life, one event at a time."""
+
+    def __init__(self) -> None:
+        self.content, self.clock = "F", NOW
+        self.waiting, self.tables, self.failure = True, NOTHING, None
+
+    def state(self) -> StateName:
+        folder = observed(waiting="a copy") if self.waiting else observed(fingerprint=self.content)
+        return session_state("a", folder, self.tables, self.failure, limit=3).state
+
+    def change(self, content: str) -> None:
+        self.content, self.waiting = content, True
+
+    def settle(self) -> None:
+        self.waiting = False
+
+    def write(self, tables: tuple[str, ...], refused: int) -> None:
+        self.clock += timedelta(hours=1)
+        self.tables = RecordedTables(
+            {**self.tables.fingerprints, **dict.fromkeys(tables, self.content)},
+            {**self.tables.written, **dict.fromkeys(tables, self.clock)},
+            refused=refused,
+        )
+
+    def fail(self) -> None:
+        self.clock += timedelta(hours=1)
+        before = (
+            self.failure.failed_attempts if self.failure and self.failure.fingerprint == self.content else 0
+        )
+        self.failure = failure(before + 1, "no champion", self.clock, self.content)
+
+
+EVENTS = st.sampled_from(["change", "touch", "settle", "ingest", "process", "refuse", "fail"])
+
+
+@given(st.lists(EVENTS, max_size=30))
+def test_a_session_goes_only_the_ways_that_the_table_shows(events):
+    """An event is passed over in states in which nobody starts such a run."""
+    life, ways = Life(), {state.name: {to for way in state.ways for to in way.to} for state in STATES}
+    for event in events:
+        before = life.state()
+        if event == "change":
+            life.change("G" if life.content == "F" else "F")
+        elif event == "touch":
+            life.change(life.content)
+        elif event == "settle":
+            life.settle()
+        elif event == "ingest" and before == "complete":
+            life.write(SESSION_TABLES[:1], 0)
+        elif event in ("process", "refuse") and before in ("complete", "ingested", "failed", "parked"):
+            life.write(SESSION_TABLES, int(event == "refuse"))
+        elif event == "fail" and before not in ("arriving", "parked"):
+            life.fail()
+        after = life.state()
+        assert after == before or after in ways[before], f"{event}: from {before} to {after}"
+
+
+def test_the_docs_show_the_table_of_the_states():
+    written = TABLE.search(PAGE.read_text(encoding="utf-8"))
+    assert [state.name for state in STATES] == list(get_args(StateName))
+    assert written is not None
+    assert written.group() == states_as_markdown(), "run `make docs`"
 
 
 def test_refused_files_are_counted_and_the_first_are_named():
-    tables = Tables(DONE.recorded, DONE.written, 3, 5, 40, ("a.dm3: no micrograph", "b.tif: truncated"))
-    found = session_state("a", None, tables, None, 3)
-    assert found.state == "partly refused"
-    assert found.reason == "5 refused: a.dm3: no micrograph; b.tif: truncated; and 3 more"
+    refusals = ("a.dm3: no micrograph", "b.tif: truncated")
+    judged = session_state("a", None, replace(DONE, refused=5, refusals=refusals), None, 3)
+    assert judged.state == "partly refused"
+    assert judged.reason == "5 refused: a.dm3: no micrograph; b.tif: truncated; and 3 more"
 
 
 @pytest.mark.usefixtures("settle_at_once")
-def test_the_states_of_a_laboratory(
-    run, incoming, files, platform: Platform, instance: dg.DagsterInstance, tmp_path: Path
-):
+def test_the_states_of_a_laboratory(night, run, incoming, files, platform: Platform, tmp_path: Path):
     lay_champion(platform)
     deliver(files, incoming / "Pt C 1")
     (incoming / "Pt C 1/broken.dm3").write_text("no micrograph")
     deliver(files, incoming / "good")
-    requests = nightly_sessions(dg.build_schedule_context(instance=instance), platform=platform)
-    assert isinstance(requests, list)
+    requests = night()
+    assert len(requests) == 2
     assert all(run(request) for request in requests)
     deliver(files, incoming / "copying")
     (incoming / "copying/4.tif.part").write_text("…")
@@ -129,7 +192,7 @@ def test_the_states_of_a_laboratory(
     assert len(as_lines(states)) == 5
 
 
-def test_names_from_outside_neither_end_a_line_nor_command_the_terminal():
-    tables = Tables(DONE.recorded, DONE.written, 3, 1, 40, ("a\n\x1b[2Jb.tif: truncated",))
+def test_names_from_outside_cannot_end_a_line_or_command_the_terminal():
+    tables = replace(DONE, refused=1, refusals=("a\n\x1b[2Jb.tif: truncated",))
     (line,) = as_lines([session_state("a", None, tables, None, 3)])
     assert line.isprintable()

@@ -1,0 +1,109 @@
+"""Gives the state of every session: reads the folders and the tables, and lets `states` judge them."""
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from upath import UPath
+
+from tem_pipeline.micrographs.sessions import printable
+from tem_pipeline.orchestration.session_life.folders import list_session_folders
+from tem_pipeline.orchestration.session_life.observations import load_log, observe_one
+from tem_pipeline.orchestration.session_life.session_tables import (
+    FAILURE_TABLE,
+    SESSION_TABLES,
+    RecordedFailure,
+    RecordedTables,
+    read_failure,
+    read_tables,
+)
+from tem_pipeline.orchestration.session_life.states import SessionState, session_state
+from tem_pipeline.orchestration.session_life.tick_time import OutOfTimeError
+from tem_pipeline.settings import Settings
+from tem_pipeline.storage import TABLE_FILE, AnyPath, Layout, is_local, sessions_with_tables
+
+
+def session_states(
+    layout: Layout, settings: Settings, now: float, out_of_time: Callable[[], bool] = lambda: False
+) -> list[SessionState]:
+    """Give the state of every session that has a folder or a table.
+
+    Parameters
+    ----------
+    now : float
+        Seconds since 1970.
+    out_of_time : callable, optional
+        Asked before each session. This process remembers the tables that it has read, so the next call gets
+        further.
+
+    Raises
+    ------
+    UserError
+        If incoming/ can't be listed.
+    OutOfTimeError
+        If the time is used up.
+    """
+    log = load_log(layout)
+    folders = list_session_folders(Path(str(layout.incoming)))
+    # The key of a folder with a fault may belong to another folder, whose tables these are.
+    by_key = {folder.name if folder.fault else folder.key: folder for folder in folders}
+    recorded = sessions_with_tables(layout, "raw_tem_images") | sessions_with_tables(layout, FAILURE_TABLE)
+    roots = [layout.partition(table) for table in (*SESSION_TABLES, FAILURE_TABLE)]
+    states = []
+    for key in sorted(by_key.keys() | recorded):
+        if out_of_time():
+            raise OutOfTimeError
+        folder = by_key.get(key)
+        observed = observe_one(folder, log, now, settings.settling_s) if folder else None
+        if folder is not None and folder.fault:
+            key, tables, failure = printable(folder.name), RecordedTables({}, {}), None
+        else:
+            tables, failure = _read_as_of(layout, key, tuple(_stamp(root, key) for root in roots))
+        states.append(session_state(key, observed, tables, failure, settings.attempts))
+    return states
+
+
+def _stamp(root: AnyPath, key: str) -> tuple[int, int] | None:
+    """Give the time and size of a session's table: they change whenever it is replaced."""
+    try:
+        # There may be ten thousands of them, and a path object for each would cost more than the look.
+        place = f"{root}/session={key}/{TABLE_FILE}"
+        status = os.stat(place) if is_local(root) else UPath(place).stat()
+    except FileNotFoundError:
+        return None
+    return int(status.st_mtime * 1e6), status.st_size
+
+
+@lru_cache(maxsize=50_000)
+def _read_as_of(layout: Layout, key: str, stamps: tuple) -> tuple[RecordedTables, RecordedFailure | None]:
+    return read_tables(layout, key), read_failure(layout, key)
+
+
+def as_record(state: SessionState) -> dict[str, Any]:
+    """Give a state as JSON holds it, with times as ISO 8601 in UTC."""
+    return {
+        name: value.isoformat(timespec="seconds") if isinstance(value, datetime) else value
+        for name, value in asdict(state).items()
+    }
+
+
+def as_lines(states: list[SessionState]) -> list[str]:
+    """Give one line per session, for a person."""
+    if not states:
+        return ["no session yet: copy a folder of microscope files below incoming/"]
+    width = max(len(state.session) for state in states)
+    lines = []
+    for state in states:
+        numbers = [f"{state.images} images"] if state.images is not None else []
+        numbers += [f"{state.particles} particles"] if state.particles is not None else []
+        time = state.processed_at or state.ingested_at or state.changed_at
+        numbers += [f"{time:%Y-%m-%d %H:%M} UTC"] if time else []
+        reason = f"  {state.reason}" if state.reason else ""
+        line = f"{state.session:{width}}  {state.state:14}  {', '.join(numbers)}{reason}"
+        # File names come from outside: they must not end the line or send commands to the terminal.
+        lines.append("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line))
+    return lines
