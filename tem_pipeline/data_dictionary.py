@@ -33,7 +33,7 @@ def _section(tables: list[Table]) -> str:
     """Describe tables that share one schema."""
     names = ", ".join(table.name for table in tables)
     session = "session=SESSION/" if tables[0].per_session else ""
-    files = "\n".join(f"`{table.key}/{session}{TABLE_FILE}`  " for table in tables).rstrip()
+    files = ", ".join(f"`{table.key}/{session}{TABLE_FILE}`" for table in tables)
     return f"### {names}\n\n{tables[0].description}\n\n{files}\n\n{columns_as_markdown(tables[0].schema)}"
 
 

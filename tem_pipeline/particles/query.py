@@ -132,7 +132,7 @@ def _named_in(sql: str, names: set[str]) -> set[str]:
 def _create_view(connection: duckdb.DuckDBPyConnection, name: str, pattern: str | None) -> None:
     table = TABLES.get(name)
     if pattern is None:
-        source = _nothing(TABLES[name])
+        source = _no_rows(TABLES[name])
     elif table is not None:
         source = _registered(table, pattern)
     else:
@@ -149,7 +149,7 @@ def _create_view(connection: duckdb.DuckDBPyConnection, name: str, pattern: str 
         ) from error
 
 
-def _nothing(table: Table) -> str:
+def _no_rows(table: Table) -> str:
     """Select no rows with the columns of a table."""
     columns = [f"NULL::{_sql_type(field.type)} AS {_name(field.name)}" for field in table.schema]
     session = ["NULL::VARCHAR AS session"] if table.per_session else []
@@ -159,8 +159,8 @@ def _nothing(table: Table) -> str:
 def _registered(table: Table, pattern: str) -> str:
     """Select the registered columns of a table's files.
 
-    Naming the columns spares DuckDB the reading of every file's schema, which takes seconds for thousands of
-    files: only the files that a query needs are opened.
+    With the columns named, DuckDB opens only the files that a query needs. Otherwise it would read the schema
+    of every file, which takes seconds for thousands of files.
     """
     columns = ", ".join(
         f"{_text(field.name)}: {{name: {_text(field.name)}, type: '{_sql_type(field.type)}', "
@@ -173,7 +173,7 @@ def _registered(table: Table, pattern: str) -> str:
     )
     if not table.per_session:
         return f"SELECT * EXCLUDE (filename) FROM {files}"
-    # read_parquet takes no hive keys beside a schema, but skips files by a filter on their names.
+    # read_parquet accepts no hive keys together with a schema. A filter on this expression also skips files.
     session = r"regexp_extract(filename, '[/\\]session=([^/\\]*)[/\\][^/\\]*$', 1)"
     return f"SELECT * EXCLUDE (filename), {session} AS session FROM {files}"
 

@@ -101,7 +101,7 @@ STATES_SCHEMA = pa.schema(
             "",
             "arriving, complete, ingested, processed, partly refused, failed or parked",
         ),
-        column("reason", TEXT, "", "why the session is in this state; null if there is nothing to say"),
+        column("reason", TEXT, "", "why the session is in this state; null if there is nothing to explain"),
         column("changed_at", TEXT, "", "when a file of the session last changed, ISO 8601 in UTC"),
         column("ingested_at", TEXT, "", "when raw_tem_images was written, ISO 8601 in UTC"),
         column("processed_at", TEXT, "", "when the last table of the session was written, ISO 8601 in UTC"),

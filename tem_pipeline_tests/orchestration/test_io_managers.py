@@ -14,7 +14,7 @@ from tem_pipeline_tests.orchestration.conftest import deliver, lay_champion, pro
 
 
 @pytest.mark.usefixtures("settle_at_once")
-def test_a_run_reads_the_columns_of_the_particles_that_it_counts(
+def test_a_run_reads_only_the_particle_columns_that_it_needs(
     platform: Platform, incoming, files, monkeypatch: pytest.MonkeyPatch
 ):
     read = []
@@ -30,7 +30,7 @@ def test_a_run_reads_the_columns_of_the_particles_that_it_counts(
     ("metadata", "columns"),
     [({}, ["image_id", "area_px"]), ({"columns": ["area_px", "of_a_later_version"]}, ["area_px"])],
 )
-def test_an_input_reads_the_columns_that_it_names_as_far_as_the_table_has_them(
+def test_an_input_reads_only_the_columns_that_it_names(
     platform: Platform, metadata: dict, columns: list[str]
 ):
     write_table(platform.layout.table("analysis/x"), pd.DataFrame({"image_id": ["a"], "area_px": [3]}))

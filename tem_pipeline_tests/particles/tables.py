@@ -7,7 +7,7 @@ from tem_pipeline.particles.measurement import measure_particles
 
 
 def discs(diameters: list[float], pitch: int = 40) -> np.ndarray:
-    """A row of discs, numbered from 1; the first stands clear of the frame."""
+    """A row of discs, numbered from 1; the first does not touch the frame."""
     labels = np.zeros((pitch, pitch * len(diameters)), np.uint16)
     y, x = np.indices(labels.shape)
     for i, diameter in enumerate(diameters):

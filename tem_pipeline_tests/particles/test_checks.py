@@ -61,7 +61,7 @@ def test_a_faulty_row_is_named_with_its_column_in_one_line(table, change, column
     assert "\n" not in message
 
 
-def test_a_table_in_which_one_image_has_anothers_scale_is_refused():
+def test_a_table_with_another_images_pixel_size_is_refused():
     first, second = particle_table(discs([12]), "a", 0.1), particle_table(discs([12]), "b", 0.4)
     second["pixel_size_nm"] = 0.1
     with pytest.raises(UserError, match=r"equivalent_diameter_nm.*\(rows 1\)|area_nm2.*\(rows 1\)"):

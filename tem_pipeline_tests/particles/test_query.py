@@ -111,7 +111,7 @@ def test_older_files_with_fewer_columns_are_read_beside_newer_ones(lake):
         "SELECT 'COPY x TO ''y.csv''' AS words",
     ],
 )
-def test_select_like_statements_are_answered(lake, query):
+def test_statements_like_select_are_answered(lake, query):
     assert run_query(lake, query).num_rows > 0
 
 
@@ -144,7 +144,7 @@ def test_select_like_statements_are_answered(lake, query):
         "-- nothing",
     ],
 )
-def test_anything_that_is_not_one_reading_statement_is_refused(lake, query):
+def test_anything_but_one_reading_statement_is_refused(lake, query):
     before = sorted(file for file in lake.parent.rglob("*"))
     with pytest.raises(UserError) as caught:
         run_query(lake, query.format(out=str(lake / "out.csv").replace("'", "''")))
@@ -172,7 +172,7 @@ def test_no_other_file_can_be_read(lake, query, file):
         run_query(lake, query.format(file=path.replace("'", "''")))
 
 
-def test_the_connection_itself_reads_no_file_outside_the_lake_and_stays_locked(lake):
+def test_the_connection_is_locked_and_reads_no_file_outside_the_lake(lake):
     with connect(lake) as connection:
         for statement in (
             f"SELECT * FROM read_text('{lake.parent / 'secret.csv'}')".replace("it's", "it''s"),
@@ -186,7 +186,7 @@ def test_the_connection_itself_reads_no_file_outside_the_lake_and_stays_locked(l
     assert not (lake.parent / "out.csv").exists()
 
 
-def test_python_variables_are_no_tables(lake):
+def test_a_python_variable_is_not_a_table(lake):
     secret = pa.table({"x": [1]})
     with pytest.raises(UserError, match="secret"):
         run_query(lake, "SELECT * FROM secret")
@@ -217,7 +217,7 @@ def test_a_broken_table_is_named(lake):
             run_query(lake, query)
 
 
-def test_a_broken_table_does_not_keep_other_sessions_and_assets_from_being_asked(lake):
+def test_other_sessions_and_tables_can_be_queried_beside_a_broken_file(lake):
     broken = lake / "particle_table" / "session=broken" / "part-0.parquet"
     broken.parent.mkdir()
     broken.write_bytes(b"PAR1 and no more")
@@ -240,7 +240,7 @@ def test_one_session_is_read_from_its_own_file_alone(lake):
         assert "Scanning Files: 1/3" in plan.fetchall()[0][1]
 
 
-def test_a_query_sees_the_views_that_it_lists(lake):
+def test_a_query_that_lists_the_views_finds_all_of_them(lake):
     listed = (
         "SELECT table_name FROM information_schema.tables WHERE table_name <> 'particle_table' ORDER BY 1"
     )
@@ -250,7 +250,7 @@ def test_a_query_sees_the_views_that_it_lists(lake):
     assert run_query(lake, both).to_pylist() == [{"n": 6}]
 
 
-def test_a_lake_in_an_object_store_is_queried_alike():
+def test_a_lake_in_an_object_store_can_be_queried():
     lake = UPath("memory://query_test/lake")
     table = conform(particle_table(discs([8, 12])), PARTICLE_SCHEMA)
     write_table(lake / "particle_table" / "session=20261122" / "part-0.parquet", table)
@@ -299,7 +299,7 @@ def test_csv_and_parquet_hold_the_same_answer(tmp_path):
     assert rows[0]["edges"] == "[0.0, 1.0]"
 
 
-def test_only_the_result_lies_in_the_folder_afterwards(tmp_path):
+def test_writing_a_result_leaves_no_other_file_in_the_folder(tmp_path):
     write_result(ANSWER.to_pandas(), tmp_path / "answer.csv")
     assert [file.name for file in tmp_path.iterdir()] == ["answer.csv"]
 

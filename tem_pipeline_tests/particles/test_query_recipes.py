@@ -59,7 +59,7 @@ def test_there_is_a_recipe_for_each_library():
 
 
 @pytest.mark.parametrize("library", ["DuckDB", "pandas", "pyarrow", "polars"])
-def test_a_recipe_pasted_from_the_docs_reads_old_and_new_files_and_keeps_names(lake, library):
+def test_a_recipe_of_the_docs_reads_old_and_new_files_and_keeps_names(lake, library):
     names: dict = {}
     exec(compile(RECIPES[library], library, "exec"), names)
     rows = as_rows(names["answer"])
@@ -88,7 +88,7 @@ def test_a_recipe_has_the_columns_that_only_new_files_have(lake, library, column
     assert set(PARTICLE_SCHEMA.names) <= set(eval(columns, names))
 
 
-def test_the_query_reads_a_file_of_version_1_beside_a_new_one_with_nulls_for_what_it_lacks(lake):
+def test_columns_that_a_file_of_version_1_lacks_are_null(lake):
     rows = run_query(
         lake,
         "SELECT session, count(*) AS n, count(area_px) AS old, "
@@ -100,7 +100,7 @@ def test_the_query_reads_a_file_of_version_1_beside_a_new_one_with_nulls_for_wha
     assert set(names) == {*PARTICLE_SCHEMA.names, "session"}
 
 
-def test_each_file_says_which_schema_it_has(lake):
+def test_each_file_has_its_schema_version(lake):
     versions = {
         path.parent.name: (pq.read_schema(path).metadata or {})[b"schema_version"].decode()
         for path in lake.glob("particle_table/*/part-0.parquet")
@@ -109,7 +109,7 @@ def test_each_file_says_which_schema_it_has(lake):
     assert versions["session=20261122"] == SCHEMA_VERSION != "1"
 
 
-def test_a_sample_is_summed_up_over_sessions_of_both_versions():
+def test_a_sample_summary_covers_sessions_of_both_versions():
     labels = discs([8.0, 12.0])
     new = conform(particle_table(labels, session_id="new"), PARTICLE_SCHEMA)
     old = conform(particle_table(labels, session_id="old"), PARTICLE_SCHEMA)
