@@ -262,13 +262,15 @@ def pretrained_section(result: dict[str, Any]) -> str:
         for row in fresh["rows"]
     ]
     lines = [
-        f"**Real bright-field particles**: `bright_field_particles`, {scores['images']} crops with hand-made",
-        "masks; intervals resample source micrographs.",
+        "**Real bright-field particles**: `bright_field_particles`.",
+        f"{scores['images']} crops with hand-made masks.",
+        "Intervals resample source micrographs.",
         "",
         *markdown_table(["accuracy", "mean IoU", "Dice"], [with_intervals]),
         "",
-        "**Real supported catalysts**: `supported_catalysts`, boxes. A box is found where the centre of a",
-        "particle lies in it, each used once; intervals resample images.",
+        "**Real supported catalysts**: `supported_catalysts`, annotated with boxes.",
+        "A box counts as found if the centre of a particle is in it; each box and each centre is used once.",
+        "Intervals resample images.",
         "",
         *markdown_table(["", "F1", "F1 with `--flips`"], pooled),
         "",
@@ -280,7 +282,7 @@ def pretrained_section(result: dict[str, Any]) -> str:
         "",
         *markdown_table(
             [
-                *("pixel size (nm)", "electrons a pixel", "mode", "Dice of cores"),
+                *("pixel size (nm)", "electrons per pixel", "mode", "Dice of cores"),
                 *("Dice of whole particles", "diameter error"),
             ],
             conditions,

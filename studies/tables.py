@@ -53,8 +53,8 @@ MEASURES = {
 FIGURE = "loss_study.png"
 FIGURE_4 = f"""![Image, truth, and the masks of the four losses]({FIGURE})
 
-*As the paper's figure 4: of either set the first test image by name, first seed. Blue: missed;
-orange: false.*"""
+*As in the paper's figure 4: the first test image by name of each set, first seed.
+Blue is missed, orange is false.*"""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def losses_section(result: dict[str, Any]) -> str:
             verdicts.append(verdict(difference, claim.low, claim.high))
             cells.append(f"{_signed(difference)}: {verdicts[-1]}")
         compared.append(cells)
-    lines += ["### What of the paper's findings is seen here", ""]
+    lines += ["### Which of the paper's findings appear here", ""]
     lines += markdown_table(
         ["finding", "the paper", *(TITLES[data].lower() for data in _ordered(rows, "data"))], compared
     )
@@ -213,14 +213,14 @@ def protocol_section(result: dict[str, Any]) -> str:
                 excess = mean_and_half_width([a - b for a, b in zip(reported, alike, strict=True)])
                 table.append([NAMES[protocol], title, *cells, _signed(excess)])
                 if protocol == "augment_then_split":
-                    sentences.append(f"{title}: {_flattery(excess)}.")
+                    sentences.append(f"{title}: {_excess(excess)}.")
         mixed = [row for row in rows if (row["data"], row["protocol"]) == (data, "augment_then_split")]
         sides = " or ".join(
             sorted({f"{row['images_on_both_sides']} of {row['training_images']}" for row in mixed})
         )
         columns = ["protocol", "", "reported", "held-out crops", "held-out images", "reported too high by"]
         lines += [f"### {TITLES[data]}", "", *markdown_table(columns, table), ""]
-        lines += [f"Augmented first, {sides} images stand on both sides. {' '.join(sentences)}", ""]
+        lines += [f"If augmented first, {sides} images are on both sides.", *sentences, ""]
     return "\n".join([*lines, _footer(result)])
 
 
@@ -236,8 +236,8 @@ def standard_section(result: dict[str, Any]) -> str:
         reached = [name for name, test in tests.items() if test[measure] >= goal]
         above = [name for name, low in lows.items() if low is not None and low > best[measure]]
         lines.append(
-            f"- {MEASURES[measure]} of at least {goal:.2f}: {_who(reached, rows)}. The whole interval above "
-            f"the paper's best, {best[measure]:.4f}: {_who(above, rows)}."
+            f"- {MEASURES[measure]} of at least {goal:.2f}: {_who(reached, rows)}.\n"
+            f"  With the whole interval above the paper's best, {best[measure]:.4f}: {_who(above, rows)}."
         )
     return "\n".join([*lines, "", _footer(result)])
 
@@ -316,13 +316,13 @@ def _signed(found: tuple[float, float], percent: bool = False) -> str:
     return f"{found[0]:+.4f} ± {found[1]:.4f}"
 
 
-def _flattery(found: tuple[float, float]) -> str:
+def _excess(found: tuple[float, float]) -> str:
     kind = verdict(found, 0, np.inf)
     if kind == "agrees":
-        return f"flattered by {_signed(found)}"
+        return f"reported too high by {_signed(found)}"
     if kind == "contradicts":
-        return f"not flattered ({_signed(found)})"
-    return f"no flattery is proven ({_signed(found)})"
+        return f"not reported too high ({_signed(found)})"
+    return f"not proven to be reported too high ({_signed(found)})"
 
 
 def _who(names: list[str], rows: Rows) -> str:
@@ -336,7 +336,7 @@ def _about(rows: Rows) -> str:
         return f"{' or '.join(map(str, sorted(numbers)))} {what}"
 
     return (
-        f"Cores cover {100 * rows[0]['core_share']:.1f} % of the pixels. A seed has "
+        f"Cores cover {100 * rows[0]['core_share']:.1f} % of the pixels.\nEach seed has "
         f"{counted({row['training_images'] for row in rows}, 'training images')} and "
         f"{counted({len(row['test_images']) for row in rows}, 'test images')} of "
         f"{counted({row['test_sources'] for row in rows}, 'sources')}."
