@@ -16,7 +16,7 @@ from benchmarks.measurements import Measurement, run_and_weigh, time_of
 from benchmarks.networks import trained
 from tem_pipeline.segmentation.models import load_model
 from tem_pipeline.settings import PROJECT_ROOT, load_settings
-from tem_pipeline.simulation.sessions import simulate_micrograph
+from tem_pipeline.simulation.micrographs import simulate_micrograph
 from tem_pipeline.single_images import segment_files
 
 SIDE_PX, TIMES = 2048, 8

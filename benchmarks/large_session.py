@@ -21,7 +21,7 @@ from benchmarks.networks import trained
 from tem_pipeline.orchestration.launch import open_instance
 from tem_pipeline.orchestration.session_run import process_session
 from tem_pipeline.settings import Settings
-from tem_pipeline.simulation.sessions import simulate_micrograph
+from tem_pipeline.simulation.micrographs import simulate_micrograph
 
 IMAGES, FEWER = 200, 50
 SIDE_PX = 2048

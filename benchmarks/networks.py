@@ -14,7 +14,7 @@ from tem_pipeline.segmentation.inference import predict_classes
 from tem_pipeline.segmentation.models import computes_bf16, load_model
 from tem_pipeline.segmentation.tiling import predict_strips
 from tem_pipeline.settings import Settings
-from tem_pipeline.simulation.sessions import simulate_micrograph, write_micrograph
+from tem_pipeline.simulation.micrographs import simulate_micrograph, write_micrograph
 from tem_pipeline.training.fitting import (
     Profile,
     TrainedNetwork,

@@ -17,7 +17,7 @@ from tem_pipeline.segmentation.inference import predict_classes
 from tem_pipeline.segmentation.merging import merge_up_convolutions
 from tem_pipeline.segmentation.models import NETWORK_STRIDE_PX, SegmentationModel, load_model
 from tem_pipeline.settings import Settings
-from tem_pipeline.simulation.sessions import simulate_micrograph
+from tem_pipeline.simulation.micrographs import simulate_micrograph
 from tem_pipeline.training.fitting import Profile, prepare_keras, train_network
 from tem_pipeline.training.metrics import confusion_counts, scores
 

@@ -26,14 +26,15 @@ from tem_pipeline.segmentation.inference import segment_micrograph
 from tem_pipeline.segmentation.models import SegmentationModel, load_model, read_card
 from tem_pipeline.settings import PROJECT_ROOT
 from tem_pipeline.simulation.imaging import Imaging
-from tem_pipeline.simulation.sessions import simulate_micrograph
+from tem_pipeline.simulation.micrographs import simulate_micrograph
 from tem_pipeline.training.evaluation import COUNTS, SHELL_COUNTS, evaluate_model, summarise_evaluation
 from tem_pipeline.training.metrics import scores
 
 # What decides the numbers here beside the code of every study.
 CODE = (
     "tem_pipeline.simulation.imaging",
-    "tem_pipeline.simulation.sessions",
+    "tem_pipeline.simulation.micrographs",
+    "tem_pipeline.simulation.projection",
     "tem_pipeline.simulation.specimens",
     "studies.pretrained_model",
 )

@@ -27,7 +27,8 @@ from tem_pipeline.annotation.pixels import encode_class_map
 from tem_pipeline.errors import UserError
 from tem_pipeline.segmentation.inference import predict_classes
 from tem_pipeline.segmentation.models import load_model
-from tem_pipeline.simulation.sessions import Population, simulate_annotated_set
+from tem_pipeline.simulation.sessions import simulate_annotated_set
+from tem_pipeline.simulation.specimens import Population
 from tem_pipeline.training.baseline import otsu_watershed
 from tem_pipeline.training.evaluation import compare_cores, evaluate_model, summarise_evaluation
 from tem_pipeline.training.fitting import (

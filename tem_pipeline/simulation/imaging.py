@@ -1,4 +1,4 @@
-"""Forms the image of a specimen of known thickness: bright field or HAADF, from the beam to camera counts."""
+"""Simulates the image of a specimen of known thickness, in bright field or HAADF, up to camera counts."""
 
 import math
 from dataclasses import dataclass, fields
@@ -17,7 +17,7 @@ Mode = Literal["bright_field", "haadf"]
 # in Electron Microscopy, ch. 2 and 5.
 WAVELENGTH_NM = 2.508e-3
 INTERACTION = 7.29e-3
-# Mean inner potentials (V) of platinum, silica and amorphous carbon: round values from those published.
+# Mean inner potentials (V) of platinum, silica and amorphous carbon: published values, rounded.
 CORE_POTENTIAL_V, SHELL_POTENTIAL_V, FILM_POTENTIAL_V = 25.0, 10.0, 9.0
 # HAADF signal per nm of thickness, Σ n Z^1.7 with n in atoms per nm³: Pt (Z 78, 66.2 nm⁻³), SiO2 (22.0
 # formula units nm⁻³), amorphous carbon (Z 6, 100 nm⁻³); relative to platinum.
@@ -28,19 +28,19 @@ CORE_HAADF, SHELL_HAADF, FILM_HAADF = (
 
 @dataclass(frozen=True)
 class Imaging:
-    """How the microscope sees the specimen. Ranges are drawn from anew for every image; (x, x) fixes a value.
+    """How the microscope records the specimen. Each image draws a value from each range; (x, x) fixes it.
 
     Attributes
     ----------
     mode : {"bright_field", "haadf"}
     dose : float
-        Electrons per pixel, mean over the image: in bright field of the beam, in HAADF of what 1 nm of metal
-        on twice the mean support scatters onto the detector. Operators set the brightness for the camera, so
-        it is per pixel, not per nm².
+        Electrons per pixel, averaged over the image. In bright field: electrons of the beam. In HAADF:
+        electrons that 1 nm of metal on twice the mean support scatters onto the detector. It is per pixel,
+        not per nm², because operators set the brightness for the camera.
     core_attenuation, shell_attenuation, film_attenuation : (float, float) or float
-        Effective mass-thickness coefficients μ of exp(−μ t), nm⁻¹, with a small objective aperture.
+        Effective mass-thickness coefficients μ in exp(−μ t), nm⁻¹, for a small objective aperture.
     orientation : (float, float)
-        Range of each core's own factor on its contrast: diffraction contrast by orientation.
+        Range of the factor on each core's contrast: diffraction contrast depends on its orientation.
     film_nm : (float, float)
         Thickness of the amorphous support.
     grain_nm : (float, float)
@@ -50,7 +50,7 @@ class Imaging:
         Standard deviation of the support's slow undulation, correlation length `relief_length_nm`.
     relief_length_nm : float
     defocus_nm : (float, float)
-        Underfocus; Fresnel fringes and the support's phase contrast come from it. Bright field only.
+        Underfocus. It causes Fresnel fringes and the support's phase contrast. Bright field only.
     resolution_nm : (float, float)
         Standard deviation of the envelope (bright field) or of the probe (HAADF).
     uneven : (float, float)
@@ -58,7 +58,7 @@ class Imaging:
     camera_blur_px : (float, float)
         Standard deviation of the camera's point spread.
     gain : float
-        Counts per electron; less where the camera would saturate.
+        Counts per electron; lowered if the camera would saturate.
     readout : float
         Standard deviation of the readout noise, counts.
     """
@@ -104,14 +104,14 @@ def _frequencies_squared(shape: tuple[int, int], pixel_size_nm: float, real: boo
 def _film(
     rng: np.random.Generator, shape: tuple[int, int], pixel_size_nm: float, imaging: Imaging
 ) -> np.ndarray:
-    """Thickness of the support, nm: fine grain and slow relief, both with a Gaussian autocorrelation."""
+    """Draw the support's thickness in nm: fine grain and slow relief, both with Gaussian autocorrelation."""
     q2 = _frequencies_squared(shape, pixel_size_nm, real=True)
     power = np.zeros_like(q2)
     for sd, length in (
         (rng.uniform(*imaging.grain_nm), imaging.grain_length_nm),
         (rng.uniform(*imaging.relief_nm), imaging.relief_length_nm),
     ):
-        # Spectral density of an isotropic field with autocorrelation exp(−r²/(2 l²)).
+        # Spectral density of an isotropic field whose autocorrelation is exp(−r²/(2 l²)).
         power += sd**2 * 2 * math.pi * length**2 * np.exp(-2 * math.pi**2 * length**2 * q2)
     noise = scipy.fft.rfft2(rng.standard_normal(shape, dtype=np.float32))
     noise *= np.sqrt(power) / pixel_size_nm
@@ -120,7 +120,7 @@ def _film(
 
 
 def _illumination(rng: np.random.Generator, shape: tuple[int, int], uneven: float) -> np.ndarray:
-    """A smooth beam: random tilt and centre, peak to peak `uneven` in its logarithm, mean 1."""
+    """Draw a smooth beam with random tilt and centre, mean 1 and `uneven` peak to peak in its logarithm."""
     y, x = np.linspace(-1, 1, shape[0])[:, None], np.linspace(-1, 1, shape[1])[None]
     tilt, bowl = rng.uniform(0, 2 * math.pi), rng.uniform(-0.5, 0.5, 2)
     slope = math.sin(tilt) * y + math.cos(tilt) * x
@@ -138,7 +138,7 @@ def form_image(
     *,
     margin_px: int = 0,
 ) -> np.ndarray:
-    """Image a specimen of given projected thicknesses.
+    """Simulate the image of a specimen of given projected thickness.
 
     Bright field: the transmission function exp(−μ t / 2 + i σ V t) of metal, silica and support passes the
     objective lens, exp(−i π λ Δf q²) with a Gaussian envelope; the squared modulus shows mass-thickness
@@ -149,11 +149,12 @@ def form_image(
     ----------
     rng : Generator
     core_nm, shell_nm : ndarray, (height, width), float32
-        As `project_thickness` gives them.
+        From `project_thickness`.
     pixel_size_nm : float
     imaging : Imaging, optional
     margin_px : int
-        Surroundings on each side, cut off in the end: the lens equation is periodic.
+        Width of the surroundings on each side, cut off at the end. They are needed because the lens equation
+        is periodic.
 
     Returns
     -------

@@ -25,7 +25,7 @@ from tem_pipeline.micrographs.intensity import standardise
 from tem_pipeline.segmentation.inference import resampled
 from tem_pipeline.segmentation.models import ModelCard, computes_bf16, load_model, write_card
 from tem_pipeline.settings import load_settings
-from tem_pipeline.simulation.varied_specimens import AMBIGUOUS, HIDDEN, simulate_varied_micrograph
+from tem_pipeline.simulation.varied_micrographs import AMBIGUOUS, HIDDEN, simulate_varied_micrograph
 from tem_pipeline.training.evaluation import (
     choose_threshold,
     diameter_uncertainty,

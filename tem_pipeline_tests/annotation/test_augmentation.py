@@ -63,7 +63,7 @@ def test_image_and_mask_are_warped_by_the_same_geometry(transform):
     assert np.count_nonzero(differ) <= 0.12 * perimeter + 2
 
 
-def test_a_shift_and_a_scale_move_a_point_where_they_say():
+def test_shift_and_scale_move_a_point_to_the_expected_pixel():
     image = replace(annotated(0, 101), image=np.zeros((101, 101), np.float32))
     image.image[60, 35] = -8
     source = _prepare(image)
@@ -83,7 +83,7 @@ def test_a_turn_is_counter_clockwise_and_a_flip_comes_before_it():
     assert np.unravel_index(flipped.argmin(), flipped.shape) == (52, 32)  # left, then turned to the bottom
 
 
-def test_no_change_gives_the_image_and_its_mask_back():
+def test_the_identity_transform_returns_image_and_mask_unchanged():
     source = replace(annotated(1), image=np.random.default_rng(0).normal(size=(160, 160)).astype(np.float32))
     image, class_map = _warp(_prepare(source), UNCHANGED, 160)
     np.testing.assert_allclose(image, source.image, atol=1e-4)
@@ -101,7 +101,7 @@ def test_interpolation_keeps_areas_without_bias():
     assert np.mean(areas) / inner.sum() == pytest.approx(1, abs=0.005)
 
 
-def test_three_classes_stay_three_classes_in_their_order():
+def test_warping_keeps_three_classes_in_order():
     y, x = np.mgrid[:160, :160] - 80
     radius = np.hypot(y, x)
     nested = (radius < 40).astype(np.uint8) + (radius < 20)
@@ -124,7 +124,7 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_others():
     assert first[0].transform != next(iter(augment_images(images, 7, 48, 6))).transform
 
 
-def test_threads_change_neither_the_rows_nor_their_shards_nor_what_is_read(tmp_path):
+def test_rows_and_shards_do_not_depend_on_the_number_of_threads(tmp_path):
     images = [annotated(seed, 64) for seed in range(3)]
     shards = [
         write_shards(augment_images(images, 80, 32, threads=threads), tmp_path / str(threads), 30, threads)
@@ -136,7 +136,7 @@ def test_threads_change_neither_the_rows_nor_their_shards_nor_what_is_read(tmp_p
         np.testing.assert_array_equal(read, by_threads)
 
 
-def test_every_image_gives_as_many_rows_as_any_other():
+def test_all_images_give_equally_many_rows():
     rows = list(augment_images([annotated(seed, 64) for seed in range(5)], 23, 16, 0))
     assert [row.row for row in rows] == list(range(23))
     counts = pd.Series([row.source_image for row in rows]).value_counts()
@@ -144,7 +144,7 @@ def test_every_image_gives_as_many_rows_as_any_other():
     assert len({row.transform for row in rows}) == 23
 
 
-def test_half_of_the_crops_hold_foreground_where_it_is_rare():
+def test_half_of_the_crops_hold_foreground_even_if_it_is_rare():
     mask = np.zeros((600, 600), np.uint8)
     mask[300:312, 200:212] = 1
     image = replace(annotated(0, 600), class_map=mask)
@@ -152,7 +152,7 @@ def test_half_of_the_crops_hold_foreground_where_it_is_rare():
     assert 0.42 < share < 0.62
 
 
-def test_crops_see_nothing_mirrored_where_the_image_is_large_enough():
+def test_crops_of_large_images_hold_no_mirrored_pixels():
     slope = 0.02
     ramp = (slope * np.indices((300, 300))[0]).astype(np.float32)
     image = replace(annotated(0, 300), image=ramp)
@@ -189,12 +189,12 @@ def test_intensities_stay_finite_and_within_the_standardised_range():
         assert np.abs(row.image).max() <= 8
 
 
-def test_an_image_survives_encoding_to_a_ten_thousandth():
+def test_encoding_keeps_an_image_to_a_ten_thousandth():
     image = np.random.default_rng(0).uniform(-9, 9, (33, 20)).astype(np.float32)
     np.testing.assert_allclose(decode_image(encode_image(image)), np.clip(image, -8, 8), atol=1.3e-4)
 
 
-def test_shards_give_back_the_rows_with_source_and_transform(tmp_path):
+def test_shards_return_the_rows_with_source_and_transform(tmp_path):
     rows = list(augment_images([annotated(seed, 64) for seed in range(3)], 11, 32, 0, part="training"))
     shards = write_shards(iter(rows), tmp_path / "shards", rows_per_shard=4)
     assert [pq.ParquetFile(str(shard)).metadata.num_rows for shard in shards] == [4, 4, 3]
@@ -214,7 +214,7 @@ def test_shards_give_back_the_rows_with_source_and_transform(tmp_path):
     assert written["image"].startswith(b"\x89PNG")
 
 
-def test_equal_rows_make_equal_shards_and_leave_no_other_file(tmp_path):
+def test_equal_rows_make_equal_shards_and_no_other_files(tmp_path):
     images = [annotated(0, 64)]
     first = write_shards(augment_images(images, 6, 32, 0), tmp_path, 4)
     again = write_shards(augment_images(images, 6, 32, 0), tmp_path, 4)
@@ -222,7 +222,7 @@ def test_equal_rows_make_equal_shards_and_leave_no_other_file(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted(first)  # pyright: ignore[reportArgumentType]
 
 
-def test_missing_and_damaged_shards_and_no_rows_are_named(tmp_path):
+def test_missing_damaged_and_empty_shards_are_reported(tmp_path):
     shards = write_shards(augment_images([annotated(0, 64)], 4, 32, 0), tmp_path, 4)
     with pytest.raises(UserError, match="no-such"):
         read_shards([tmp_path / "no-such.parquet"])
@@ -234,12 +234,12 @@ def test_missing_and_damaged_shards_and_no_rows_are_named(tmp_path):
         read_shards([])
 
 
-def test_without_images_nothing_can_be_augmented():
+def test_augmenting_without_images_is_refused():
     with pytest.raises(UserError, match="no training image"):
         list(augment_images([], 5, 32))
 
 
-def test_the_training_rows_hold_no_source_of_validation_or_test(reference_data):
+def test_training_rows_have_no_source_in_validation_or_test(reference_data):
     images = read_annotated_set(reference_data / "bright_field_particles").images
     for seed in range(3):
         parts = split_sources([image.group for image in images], seed)
@@ -250,7 +250,7 @@ def test_the_training_rows_hold_no_source_of_validation_or_test(reference_data):
         assert not used & held
 
 
-def test_the_paper_s_profile_makes_over_2000_rows_of_128_images():
+def test_the_paper_profile_makes_over_2000_rows_from_128_images():
     from tem_pipeline.training.fitting import PROFILES
 
     profile = PROFILES["paper"]

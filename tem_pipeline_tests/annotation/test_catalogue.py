@@ -26,7 +26,7 @@ def annotated_set() -> AnnotatedSet:
     return AnnotatedSet("set", images, CLASSES, "set hash")
 
 
-def test_images_come_back_by_their_part_as_they_were():
+def test_the_catalogue_returns_the_images_of_each_part_unchanged():
     images = annotated_set()
     catalogue = to_catalogue(images, ["training", "validation", "test"], 0)
     for part, image in zip(("training", "validation", "test"), images.images, strict=True):

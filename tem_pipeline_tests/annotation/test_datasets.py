@@ -198,7 +198,7 @@ def test_cores_outside_their_shells_are_a_fault(tmp_path):
     assert "draw whole particles" in found
 
 
-def test_a_folder_that_is_no_set_and_an_empty_one_say_what_is_needed(tmp_path):
+def test_missing_foreign_and_empty_folders_say_what_is_needed(tmp_path):
     assert "does not exist" in check_annotated_set(tmp_path / "nowhere")[0]
     assert "images/NAME.*" in check_annotated_set(tmp_path)[0]
     for kind in ("images", "masks"):
@@ -206,7 +206,7 @@ def test_a_folder_that_is_no_set_and_an_empty_one_say_what_is_needed(tmp_path):
     assert "images/ is empty" in check_annotated_set(tmp_path)[0]
 
 
-def test_a_system_s_own_files_are_passed_over(tmp_path):
+def test_system_files_are_ignored(tmp_path):
     folder = make_set(tmp_path / "s", count=1)
     for name in (".DS_Store", "Thumbs.db"):
         (folder / "images" / name).write_bytes(b"x")
@@ -251,7 +251,7 @@ def test_a_wrong_or_hostile_dataset_yaml_is_one_fault_in_one_line(tmp_path, cont
     assert "\n" not in found
 
 
-def test_the_hash_follows_pixels_masks_names_and_groups_and_nothing_else(tmp_path):
+def test_the_hash_depends_on_pixels_masks_names_and_groups_only(tmp_path):
     folder = make_set(tmp_path / "s")
     hashes = [read_annotated_set(folder).sha256]
 
@@ -302,7 +302,7 @@ def test_sources_of_equal_name_in_two_sets_are_one_source(tmp_path):
     assert [image.group for image in combined.images] == ["grid 3", "one/im1", "grid 3", "two/im1"]
 
 
-def test_sets_of_other_classes_or_equal_names_are_not_combined(tmp_path):
+def test_sets_with_different_classes_or_equal_names_are_not_combined(tmp_path):
     bare = read_annotated_set(make_set(tmp_path / "bare", count=1))
     shelled_folder = make_set(tmp_path / "shelled", count=1)
     save(shelled_folder / "shells" / "im0.png", mask_of(shelled_folder))
@@ -314,7 +314,7 @@ def test_sets_of_other_classes_or_equal_names_are_not_combined(tmp_path):
         combine_sets([])
 
 
-def test_the_science_of_annotation_and_scores_loads_no_framework():
+def test_importing_annotation_and_training_loads_no_framework():
     code = (
         "import sys, tem_pipeline.annotation.augmentation, tem_pipeline.training.networks, "
         "tem_pipeline.training.losses, tem_pipeline.training.metrics; "

@@ -20,7 +20,7 @@ def members(groups: list[str], names: list[str]) -> set[frozenset[str]]:
     return {frozenset(found) for found in by_group.values() if len(found) > 1}
 
 
-def test_the_overlapping_crops_of_the_reference_set_are_found_and_no_others(reference_data):
+def test_exactly_the_overlapping_crops_of_the_reference_set_are_found(reference_data):
     files = sorted((reference_data / "bright_field_particles" / "images").iterdir())
     images = [read_micrographs(file)[0].image for file in files]
     names = [file.stem.removeprefix("crop_") for file in files]
@@ -32,7 +32,7 @@ def test_the_overlapping_crops_of_the_reference_set_are_found_and_no_others(refe
     }
 
 
-def test_no_split_of_the_reference_set_parts_crops_that_overlap(reference_data):
+def test_no_split_of_the_reference_set_separates_overlapping_crops(reference_data):
     files = sorted((reference_data / "bright_field_particles" / "images").iterdir())
     names = [file.stem.removeprefix("crop_") for file in files]
     groups = source_groups(names, [read_micrographs(file)[0].image for file in files])
@@ -75,7 +75,7 @@ def test_lattices_of_equal_period_stay_apart():
     assert find_overlaps([lattice(seed) for seed in range(6)]) == []
 
 
-def test_a_scale_bar_burnt_in_at_the_same_place_joins_nothing_and_hides_nothing():
+def test_equal_scale_bars_neither_cause_nor_hide_an_overlap():
     field, _ = field_of_discs(5, (300, 400))
     images = [exposed(field_of_discs(seed, (256, 256))[0], seed) for seed in range(4)]
     images += [exposed(field[:256, :256], 10), exposed(field[40:296, 130:386], 11)]
@@ -85,7 +85,7 @@ def test_a_scale_bar_burnt_in_at_the_same_place_joins_nothing_and_hides_nothing(
     assert [(o.first, o.second) for o in find_overlaps(images)] == [(4, 5)]
 
 
-def test_blank_images_overlap_with_nothing():
+def test_blank_images_overlap_with_no_image():
     field, _ = field_of_discs(0, (128, 128))
     assert find_overlaps([np.zeros((128, 128)), np.full((128, 128), 7.0), field]) == []
 
@@ -108,24 +108,24 @@ def test_images_that_overlap_through_others_are_one_source():
     assert source_groups(["a", "b", "c", "d"], crops_in_a_chain()) == ["a", "a", "a", "d"]
 
 
-def test_sources_that_a_person_gave_are_believed():
+def test_given_sources_are_kept():
     images = crops_in_a_chain()
     groups = source_groups(["a", "b", "c", "d"], images, ["one", "two", "two", "one"])
     assert groups == ["one", "two", "two", "one"]
 
 
-def test_an_image_without_a_given_source_joins_the_source_it_overlaps_with():
+def test_an_image_without_a_source_joins_the_source_it_overlaps_with():
     groups = source_groups(["a", "b", "c", "d"], crops_in_a_chain(), [None, "grid 3", "grid 3", None])
     assert groups == ["grid 3", "grid 3", "grid 3", "d"]
 
 
-def test_a_found_source_never_takes_the_name_of_a_given_one():
+def test_a_found_source_never_has_the_name_of_a_given_one():
     images = [exposed(field_of_discs(seed, (128, 128))[0], seed) for seed in range(2)]
     groups = source_groups(["a", "b"], images, ["b", None])
     assert len(set(groups)) == 2
 
 
-def test_overlaps_between_sets_are_found_though_both_gave_sources():
+def test_overlaps_between_sets_are_found_even_if_both_name_sources():
     groups = source_groups(
         ["a", "b", "c", "d"], crops_in_a_chain(), ["one", "two", "three", "four"], ["x", "y", "x", "x"]
     )
@@ -139,7 +139,7 @@ group_lists = st.lists(st.integers(1, 6), min_size=3, max_size=9).map(
 
 @settings(max_examples=40, deadline=None)
 @given(group_lists, st.integers(0, 10**6), st.randoms())
-def test_a_split_keeps_sources_whole_fills_every_part_and_ignores_the_order(groups, seed, random):
+def test_a_split_keeps_sources_whole_and_does_not_depend_on_the_order(groups, seed, random):
     parts = split_sources(groups, seed)
     assert set(parts) == set(PARTS)
     part_of = dict(zip(groups, parts, strict=True))
@@ -150,7 +150,7 @@ def test_a_split_keeps_sources_whole_fills_every_part_and_ignores_the_order(grou
 
 @settings(max_examples=40, deadline=None)
 @given(group_lists, st.integers(0, 1000))
-def test_no_split_of_whole_sources_is_nearer_to_the_fractions(groups, seed):
+def test_no_split_of_whole_sources_is_closer_to_the_fractions(groups, seed):
     fractions = np.array([0.64, 0.16, 0.20])
     sizes = np.array(list(Counter(groups).values()))[:7]
     groups = [f"source {index}" for index, size in enumerate(sizes) for _ in range(size)]
@@ -173,14 +173,14 @@ def test_single_images_are_split_64_16_20():
     assert counted == {"training": 64, "validation": 16, "test": 20}
 
 
-def test_the_seed_decides_who_is_tested_and_everybody_may_be():
+def test_the_seed_decides_the_test_images_and_any_image_can_be_one():
     groups = [str(i) for i in range(20)]
     tested = [tuple(np.flatnonzero(split_sources(groups, seed) == "test")) for seed in range(60)]
     assert tested[0] == tuple(np.flatnonzero(split_sources(groups, 0) == "test"))
     assert {index for chosen in tested for index in chosen} == set(range(20))
 
 
-def test_a_profile_may_do_without_a_test_part():
+def test_a_split_can_have_no_test_part():
     assert Counter(split_sources([str(i) for i in range(10)], 0, (0.8, 0.2, 0)).tolist()) == {
         "training": 8,
         "validation": 2,
@@ -194,7 +194,7 @@ def test_too_few_sources_and_senseless_fractions_are_refused():
         split_sources(["a", "b", "c"], fractions=(0.8, 0.2))
 
 
-def test_smoothing_or_sharpening_one_of_two_crops_does_not_hide_their_overlap():
+def test_smoothing_one_of_two_crops_does_not_hide_their_overlap():
     field, _ = field_of_discs(6, (300, 300))
     first, second = field[:220, :220], gaussian_filter(field, 1.5)[60:280, 40:260]
     assert len(find_overlaps([exposed(first, 1), exposed(second, 2)])) == 1

@@ -32,11 +32,11 @@ def test_a_target_is_reached_or_missed(targets, reached):
     assert Measurement("work", 2.0, "s", ratio=5.0, **targets).reached is reached
 
 
-def test_a_ratio_that_was_not_measured_reaches_nothing():
+def test_a_missing_ratio_misses_its_target():
     assert not Measurement("work", 2.0, "s", at_least=1).reached
 
 
-def test_what_is_compared_runs_in_turns_and_the_first_run_is_not_counted():
+def test_compared_work_runs_in_turns_and_the_first_run_is_not_counted():
     order = []
     row = compared("a", lambda: order.append("a"), "b", lambda: order.append("b"), 3, at_most=1e9)
     assert "".join(order) == "ab" * 4
@@ -48,7 +48,7 @@ def test_what_is_compared_runs_in_turns_and_the_first_run_is_not_counted():
     assert "".join(order) == "ab" * 4 + "ccc"
 
 
-def test_a_row_says_what_it_is_compared_with_and_what_it_missed():
+def test_a_row_shows_the_comparison_and_the_missed_target():
     row = Measurement("work", 2.0, "s", None, (1.9, 2.2), "plain", 8.0, (7.5, 9.0), 4.0, (3.8, 4.1), 3.9, 5.0)
     result = {"title": "Work", "date": "today", "load": 0.1, "machine": {"cores": "2"}}
     page = markdown(
@@ -61,7 +61,7 @@ def test_a_row_says_what_it_is_compared_with_and_what_it_missed():
     assert "| old | 1 s |  |  | < 2 s |" in page
 
 
-def test_a_ratio_is_the_median_over_the_pairs_and_turned_round_where_it_must_stay_small():
+def test_a_ratio_is_the_median_over_the_pairs():
     own, others = [(1.0, 1.0), (2.0, 2.0), (4.0, 4.0)], [(2.0, 4.0), (6.0, 12.0), (16.0, 32.0)]
     faster = paired("own", own, "others", others, at_least=2)
     assert (faster.value, faster.compared_value, faster.ratio, faster.processor_ratio) == (2, 6, 3, 6)
@@ -69,7 +69,7 @@ def test_a_ratio_is_the_median_over_the_pairs_and_turned_round_where_it_must_sta
     assert (longer.value, longer.compared_value, longer.ratio, longer.processor_ratio) == (6, 2, 3, 6)
 
 
-def test_memory_that_is_compared_is_as_much_not_as_long():
+def test_memory_ratios_say_as_much_instead_of_as_long():
     row = Measurement("peak", 200.0, "MiB", compared_value=100.0, ratio=2.0, at_most=1.1)
     page = markdown(
         {"work": {"title": "", "date": "", "load": 0, "machine": {}, "measurements": [vars(row)]}}
@@ -77,19 +77,19 @@ def test_memory_that_is_compared_is_as_much_not_as_long():
     assert "2 × as much | ≤ 1.1 × as much **missed** |" in page
 
 
-def test_the_peak_memory_of_a_process_is_its_own_not_that_of_the_process_that_started_it():
+def test_peak_memory_excludes_the_process_that_started_the_measured_one():
     held = np.ones(2**26)
     output, peak_mib = run_and_weigh("-c", "held = bytearray(100 * 2**20); print('done')")
     assert output == "done"
     assert 100 < peak_mib < 200 < held.nbytes / 2**20
 
 
-def test_a_process_that_fails_is_not_measured():
+def test_a_failing_process_raises_an_error():
     with pytest.raises(subprocess.CalledProcessError):
         run_and_weigh("-c", "raise SystemExit(3)")
 
 
-def test_what_passes_in_assets_is_told_from_what_dagster_adds():
+def test_time_in_asset_functions_excludes_time_in_dagster():
     @dg.asset
     def first() -> int:
         return 1

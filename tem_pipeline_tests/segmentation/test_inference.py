@@ -28,7 +28,7 @@ from tem_pipeline.segmentation.models import (
 )
 from tem_pipeline.segmentation.tiling import TILE_OVERLAP_PX, TILE_PX, _tile_starts, predict_strips
 from tem_pipeline.settings import Settings
-from tem_pipeline.simulation.sessions import simulate_micrograph
+from tem_pipeline.simulation.micrographs import simulate_micrograph
 
 CARD = ModelCard(
     name="tem_segmentation",

@@ -18,7 +18,7 @@ from tem_pipeline.segmentation.masks import judge_image, predict_session_masks, 
 from tem_pipeline.segmentation.models import ModelCard, SegmentationModel
 from tem_pipeline.settings import Settings
 from tem_pipeline.simulation.imaging import Imaging
-from tem_pipeline.simulation.sessions import simulate_micrograph
+from tem_pipeline.simulation.micrographs import simulate_micrograph
 from tem_pipeline.tables import MASK_SCHEMA, conform
 
 SHAPE = (240, 240)

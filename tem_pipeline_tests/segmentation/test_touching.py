@@ -9,7 +9,8 @@ from skimage.segmentation import watershed
 from tem_pipeline.segmentation import touching
 from tem_pipeline.segmentation.instances import label_instances
 from tem_pipeline.segmentation.touching import split_touching
-from tem_pipeline.simulation.specimens import Population, place_particles, rasterise
+from tem_pipeline.simulation.projection import rasterise
+from tem_pipeline.simulation.specimens import Population, place_particles
 from tem_pipeline.training.metrics import match_instances
 
 Range = tuple[float, float]

@@ -8,14 +8,14 @@ from studies.pretrained_model import match_centres, pooled_f1, pretrained_sectio
 BOXES = np.array([[0.0, 0, 10, 10], [5, 5, 15, 15], [100, 100, 110, 110]])
 
 
-def test_a_centre_serves_one_box_and_a_box_one_centre():
+def test_each_centre_and_each_box_is_matched_at_most_once():
     assert match_centres(np.array([[7.0, 7]]), BOXES) == 1
     assert match_centres(np.array([[7.0, 7], [7, 8], [7, 6]]), BOXES) == 2
     assert match_centres(np.array([[50.0, 50]]), BOXES) == 0
     assert match_centres(np.zeros((0, 2)), BOXES) == 0
 
 
-def test_a_centre_in_two_boxes_is_left_to_the_one_that_has_no_other():
+def test_a_centre_in_two_boxes_is_matched_so_that_most_boxes_are():
     assert match_centres(np.array([[7.0, 7], [2, 2]]), BOXES[:2]) == 2
 
 

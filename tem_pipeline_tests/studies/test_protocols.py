@@ -18,7 +18,7 @@ PROFILE = Profile("small", 4, 32, 80, 4, 2)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_split_first_no_image_stands_on_two_sides(seed: int):
+def test_splitting_first_puts_no_image_on_two_sides(seed: int):
     material = split_then_augment(discs_set().images, PROFILE, seed)
     tested = {image.name for image in material.test}
     assert not material.training_images & material.validation_images
@@ -28,7 +28,7 @@ def test_split_first_no_image_stands_on_two_sides(seed: int):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_augmented_first_crops_of_one_image_stand_on_both_sides_and_test_images_on_neither(seed: int):
+def test_augmenting_first_puts_crops_of_one_image_on_both_sides(seed: int):
     images = discs_set().images
     paper, ours = augment_then_split(images, PROFILE, seed), split_then_augment(images, PROFILE, seed)
     assert paper.training_images & paper.validation_images
@@ -39,7 +39,7 @@ def test_augmented_first_crops_of_one_image_stand_on_both_sides_and_test_images_
     assert len(paper.validation) == PROFILE.augmented_images / 4
 
 
-def test_augmented_first_the_overlapping_real_crops_stand_on_both_sides(reference_data: Path):
+def test_augmenting_first_puts_overlapping_real_crops_on_both_sides(reference_data: Path):
     real = read_annotated_set(reference_data / "bright_field_particles")
     paper, ours = (protocol(real.images, PROFILE, 0) for protocol in (augment_then_split, split_then_augment))
     group = {image.name: image.group for image in real.images}
@@ -56,7 +56,7 @@ def test_augmented_first_the_overlapping_real_crops_stand_on_both_sides(referenc
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_the_same_seed_gives_the_same_material_and_another_another(protocol: str):
+def test_the_seed_decides_the_material(protocol: str):
     images = discs_set().images
     first, again, other = (PROTOCOLS[protocol](images, PROFILE, seed) for seed in (1, 1, 2))
     assert np.array_equal(first.crops, again.crops)
@@ -64,7 +64,7 @@ def test_the_same_seed_gives_the_same_material_and_another_another(protocol: str
     assert not np.array_equal(first.crops, other.crops)
 
 
-def test_the_papers_protocol_is_no_part_of_the_platform():
+def test_the_platform_does_not_contain_the_papers_protocol():
     sources = list(Path(tem_pipeline.__file__).parent.rglob("*.py"))
     assert len(sources) > 30
     for source in sources:

@@ -55,7 +55,7 @@ def losses_rows(better: float) -> list[dict[str, Any]]:
     ]
 
 
-def test_the_interval_of_the_mean_is_students():
+def test_the_interval_of_the_mean_is_a_t_interval():
     values = [0.95, 0.96, 0.955]
     mean, half = mean_and_half_width(values)
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
@@ -73,11 +73,11 @@ def test_the_interval_of_the_mean_is_students():
         ((0.02, float("nan")), "not decided"),
     ],
 )
-def test_a_finding_is_decided_where_the_whole_interval_lies_on_one_side(difference, found):
+def test_a_finding_is_decided_if_the_whole_interval_is_on_one_side(difference, found):
     assert verdict(difference, 0, np.inf) == found
 
 
-def test_the_papers_own_numbers_agree_with_what_it_finds():
+def test_the_papers_numbers_agree_with_its_findings():
     assert any(claim.measure not in PAPER[claim.one] for claim in CLAIMS)
     for claim in CLAIMS:
         if claim.measure in PAPER[claim.one]:
@@ -100,7 +100,7 @@ def test_the_sentences_on_losses_follow_from_the_rows(better: float, kind: str):
     assert "Otsu" in text
 
 
-def test_losses_without_a_core_that_matches_have_no_diameter_error():
+def test_losses_without_a_matched_core_have_no_diameter_error():
     rows = losses_rows(0.03)
     rows[0]["test"]["diameter_error"] = None
     text = SECTIONS["losses"](result(rows))
@@ -146,7 +146,7 @@ def test_the_networks_are_compared_loss_by_loss():
     assert "| Dice | 0.9650 | 0.9550 | +0.0100 ± 0.0000 |" in text
 
 
-def test_the_goals_of_the_standard_profile_are_held_against_values_and_intervals():
+def test_the_standard_goals_are_compared_with_values_and_intervals():
     rows = [row(REAL, loss, dice) for loss, dice in zip(LOSSES, (0.985, 0.985, 0.975, 0.865), strict=True)]
     # A goal is a list item of two lines.
     lines = SECTIONS["standard"](result(rows)).replace("\n  ", " ").splitlines()
@@ -157,7 +157,7 @@ def test_the_goals_of_the_standard_profile_are_held_against_values_and_intervals
     assert "of at least 0.97: cross entropy, weighted cross entropy, IoU." in iou
 
 
-def test_a_section_is_replaced_and_the_rest_of_the_page_stays():
+def test_replacing_a_section_keeps_the_rest_of_the_page():
     page = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n<!-- y -->\nkept\n<!-- /y -->\n"
     once = replace_section(page, "x", "\nnew\n")
     assert once == page.replace("old", "new")

@@ -41,7 +41,7 @@ def classical_jobs(count: int = 12) -> list[Job]:
     return [training_job(Training("discs", "none", SMALL, seed, CLASSICAL), data, 1) for seed in range(count)]
 
 
-def test_a_study_that_was_killed_goes_on_with_what_is_missing(tmp_path: Path):
+def test_a_killed_study_resumes_with_the_missing_rows(tmp_path: Path):
     code = (
         "import sys; from pathlib import Path; "
         "from studies.__main__ import complete; "
@@ -77,7 +77,7 @@ def test_an_interrupted_training_leaves_no_row(tmp_path: Path):
     assert [file.stem for file in tmp_path.iterdir()] == [first.key]
 
 
-def test_the_time_that_is_left_is_told_and_work_that_two_parts_share_is_done_once(tmp_path: Path):
+def test_shared_work_is_done_once_and_the_remaining_time_is_reported(tmp_path: Path):
     first, second = classical_jobs(2)
     said: list[str] = []
     rows = complete([first, first, second], tmp_path, said.append)
@@ -98,14 +98,14 @@ def test_the_time_that_is_left_is_told_and_work_that_two_parts_share_is_done_onc
         {"profile": replace(SMALL, steps=5)},
     ],
 )
-def test_whatever_decides_a_training_is_in_the_name_of_its_row(change: dict):
+def test_a_rows_key_depends_on_everything_that_decides_the_training(change: dict):
     training = Training(SIMULATED, "dice", SMALL)
     assert training.key("a") == Training(SIMULATED, "dice", replace(SMALL)).key("a")
     assert replace(training, **change).key("a") != training.key("a")
     assert training.key("b") != training.key("a")
 
 
-def test_rows_get_another_name_when_a_pixel_a_mask_or_a_source_changes(tmp_path: Path):
+def test_a_rows_key_changes_with_pixels_masks_and_sources(tmp_path: Path):
     folder = make_set(tmp_path / "set")
 
     def key() -> str:
@@ -127,14 +127,14 @@ def test_rows_get_another_name_when_a_pixel_a_mask_or_a_source_changes(tmp_path:
     assert len(set(keys)) == 4
 
 
-def test_comments_and_docstrings_make_no_row_anew_and_code_does():
+def test_a_rows_key_changes_with_code_but_not_with_comments():
     plain = "LIMIT = 2\n\n\ndef area(x):\n    return x * LIMIT\n"
     told = '"""Text."""\nLIMIT = 2  # px\n"""Text."""\ndef area(x):\n    """Text."""\n    return x * LIMIT\n'
     assert _code_alone(plain) == _code_alone(told)
     assert _code_alone(plain) != _code_alone(plain.replace("2", "3"))
 
 
-def test_the_simulated_cores_cover_what_the_papers_table_1_gives_away():
+def test_simulated_cores_cover_the_area_implied_by_the_papers_table_1():
     simulated = read_data(SIMULATED)
     assert simulated.classes == ("background", "core")
     assert len({image.group for image in simulated.images}) == len(simulated.images) == 24
@@ -153,7 +153,7 @@ def test_without_the_real_set_the_study_says_what_to_do(monkeypatch: pytest.Monk
         read_data(REAL)
 
 
-def test_a_training_reports_what_the_paper_would_and_what_held_out_sources_say():
+def test_a_row_has_the_papers_scores_and_scores_on_held_out_sources():
     data = discs_set()
     row = train_and_evaluate(Training("discs", "dice", SMALL, protocol="augment_then_split"), data, threads=1)
     json.loads(json.dumps(row, allow_nan=False))
@@ -165,7 +165,7 @@ def test_a_training_reports_what_the_paper_would_and_what_held_out_sources_say()
         assert {"boundary_f", "instance_f1", "diameter_error"} <= summary.keys() & summary["intervals"].keys()
 
 
-def test_the_parts_share_their_trainings_and_the_papers_protocol_is_in_one_alone(reference_data: Path):
+def test_parts_share_trainings_and_only_one_has_the_papers_protocol(reference_data: Path):
     parts = {name: jobs_of(name, REHEARSAL, 1) for name in ("losses", "networks", "protocol", "standard")}
     keys = {name: {job.key for job in jobs} for name, jobs in parts.items()}
     assert {name: len(found) for name, found in keys.items()} == {

@@ -5,7 +5,7 @@ import pytest
 from skimage.io import imread
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.simulation.sessions import simulate_micrograph
+from tem_pipeline.simulation.micrographs import simulate_micrograph
 from tem_pipeline.training.baseline import otsu_watershed
 
 
@@ -63,7 +63,7 @@ def test_uneven_illumination_can_be_taken_out() -> None:
     assert dice(truth, otsu_watershed(uneven, background_px=40) > 0) > 0.9
 
 
-def test_simulated_cores_in_shells_are_too_hard_for_it_whatever_the_blur_and_background() -> None:
+def test_the_baseline_fails_on_simulated_cores_in_shells() -> None:
     simulated = [simulate_micrograph(np.random.default_rng(seed)) for seed in range(6)]
     truth = np.stack([one.cores > 0 for one in simulated])
     for sigma_px, background_px in ((1.5, None), (3.0, None), (3.0, 50.0)):

@@ -52,13 +52,13 @@ def test_a_perfect_model_scores_one_and_a_worse_one_less():
     assert worse["images"] == 4
 
 
-def test_one_source_has_scores_and_no_interval_and_stays_valid_json():
+def test_a_single_source_has_scores_but_no_interval():
     summary = summarise_evaluation(evaluate_model(model(0.3), IMAGES[:1]))
     assert summary["intervals"]["dice"] == [None, None]
     json.loads(json.dumps(summary, allow_nan=False))
 
 
-def test_what_a_model_was_trained_on_or_chosen_by_is_left_out():
+def test_images_used_for_training_or_validation_are_left_out():
     card = model(training_images=("pixels a",), validation_images=("pixels b",)).card
     assert [i.name for i in unseen(IMAGES, card, validation_too=True)] == ["c", "d"]
     assert [i.name for i in unseen(IMAGES, card, validation_too=False)] == ["b", "c", "d"]
@@ -73,7 +73,7 @@ def test_an_equal_candidate_is_not_promoted():
     assert is_better(model(), model(), IMAGES)["promote"] is False
 
 
-def test_images_that_either_was_trained_on_do_not_decide():
+def test_training_images_of_either_model_do_not_decide_the_comparison():
     trained = tuple(f"pixels {name}" for name in "abc")
     verdict = is_better(model(0.3, training_images=trained), model(), IMAGES)
     assert verdict["images"] == 1
@@ -83,7 +83,7 @@ def test_images_that_either_was_trained_on_do_not_decide():
     assert "can't be compared" in verdict["reason"]
 
 
-def test_the_threshold_is_chosen_where_it_gains_on_validation_and_left_alone_where_it_does_not():
+def test_a_threshold_is_chosen_only_if_it_improves_validation():
     cores = discs((30.3, 30.2, 20), (40.3, 80.2, 30))
     annotated = replace(IMAGES[0], image=-cores.astype(np.float32), class_map=cores.astype(np.uint8))
 
@@ -107,7 +107,7 @@ def test_the_threshold_is_chosen_where_it_gains_on_validation_and_left_alone_whe
     assert choose_threshold(model(), IMAGES) is None
 
 
-def test_the_range_of_pixel_sizes_is_known_only_where_every_image_is_calibrated():
+def test_the_pixel_size_range_needs_every_image_calibrated():
     sizes = [(0.1, 0.1), (0.2, 0.8), (0.3, 0.3)]
     calibrated = [replace(i, pixel_size_nm=size) for i, size in zip(IMAGES, sizes, strict=False)]
     assert pixel_size_range(calibrated) == pytest.approx((0.1, 0.4))
@@ -120,7 +120,7 @@ def discs(*discs: tuple[float, float, float], shape: tuple[int, int] = (80, 120)
     return np.logical_or.reduce(masks)
 
 
-def test_the_diameter_error_is_signed_and_over_matched_whole_cores():
+def test_the_diameter_error_is_signed_and_uses_matched_whole_cores():
     truth = discs((30.3, 30.2, 20), (30.3, 70.2, 20), (0, 100, 30), (60.3, 20.2, 12))
     found = discs((30.3, 30.2, 22), (30.3, 70.2, 21), (0, 100, 20), (60.3, 100.2, 12))
     assert mean_diameter_error(truth, found) == pytest.approx((0.1 + 0.05) / 2, abs=0.01)
@@ -129,13 +129,13 @@ def test_the_diameter_error_is_signed_and_over_matched_whole_cores():
     assert np.isnan(mean_diameter_error(truth, np.zeros_like(truth)))
 
 
-def test_the_models_uncertainty_holds_bias_and_scatter_and_leaves_empty_images_out():
+def test_the_diameter_uncertainty_includes_bias_and_scatter():
     evaluated = pd.DataFrame({"diameter_error": [0.03, -0.01, np.nan]})
     assert diameter_uncertainty(evaluated) == pytest.approx(np.sqrt((0.03**2 + 0.01**2) / 2))
     assert diameter_uncertainty(evaluated[2:]) is None
 
 
-def test_a_model_that_draws_cores_too_large_is_found_out():
+def test_cores_drawn_too_large_increase_the_diameter_uncertainty():
     core = discs((20.3, 30.2, 20), (50.3, 60.2, 24))
     pixels = np.where(core, -3.0, np.where(discs((20.3, 30.2, 23), (50.3, 60.2, 27)), -0.9, 1.0))
     annotated = AnnotatedImage(
@@ -180,13 +180,13 @@ def test_particles_are_compared_as_the_platform_counts_them():
     assert [counts[f"instances_{kind}"] for kind in ("right", "false", "missed")] == [1, 0, 0]
 
 
-def test_specks_are_no_particles_in_truth_and_prediction():
+def test_specks_are_not_particles_in_truth_or_prediction():
     truth = annotated_discs(True, (30.3, 30.2, 24), (60.3, 90.2, 3))
     counts = compare_cores(truth, discs((30.3, 30.2, 24), (10.3, 100.2, 3)))
     assert [counts[f"instances_{kind}"] for kind in ("right", "false", "missed")] == [1, 0, 0]
 
 
-def test_a_summary_holds_boundaries_particles_and_diameters_with_intervals():
+def test_a_summary_has_boundary_particle_and_diameter_scores():
     images = [
         annotated_discs(False, (20.3, 30.2, 20), (50.3, 60.2, 24), name="a", group="a"),
         annotated_discs(False, (50.3, 40.2, 20), name="b", group="b"),
@@ -202,7 +202,7 @@ def test_a_summary_holds_boundaries_particles_and_diameters_with_intervals():
     assert low <= summary["diameter_error"] <= high
 
 
-def test_where_no_core_is_matched_there_is_no_diameter_error_and_the_json_stays_valid():
+def test_without_matched_cores_there_is_no_diameter_error():
     images = [annotated_discs(False, (20.3, 30.2, 20), name=name, group=name) for name in ("a", "b")]
     nothing = pd.DataFrame([compare_cores(i, np.zeros((80, 120), bool)) for i in images])
     summary = summarise_evaluation(nothing.assign(group=["a", "b"]))

@@ -95,9 +95,7 @@ def core_dice(found: np.ndarray, truth: np.ndarray) -> float:
 
 @pytest.mark.parametrize("classes", BOTH)
 @pytest.mark.parametrize("known", BOTH)
-def test_a_training_starts_as_its_model_answers_also_where_only_one_of_them_knows_shells(
-    crops, started_from, known, classes
-):
+def test_a_training_starts_with_the_predictions_of_its_starting_model(crops, started_from, known, classes):
     from tem_pipeline.training.networks import ds_unet
 
     network = ds_unet(8, len(classes))
@@ -106,7 +104,7 @@ def test_a_training_starts_as_its_model_answers_also_where_only_one_of_them_know
     assert core_dice(found, crops[1] == 2) > 0.8
 
 
-def test_the_starting_models_width_goes_before_the_profiles_and_what_it_knows_is_kept(crops, started_from):
+def test_the_starting_models_width_replaces_the_profiles(crops, started_from):
     start = started_from[BOTH[1]]
     trained = learn(crops, BOTH[0], start, base_width=4, steps=2, learning_rate=1e-6)
     assert trained.model.get_layer("encoder0_conv1").get_weights()[0].shape[-1] == 8
@@ -117,7 +115,7 @@ def test_the_starting_models_width_goes_before_the_profiles_and_what_it_knows_is
     assert "\n" not in said
 
 
-def test_a_model_that_a_training_cannot_start_from_is_one_clear_line(started_from, tmp_path: Path):
+def test_an_unusable_starting_model_is_refused_in_one_line(started_from, tmp_path: Path):
     start = started_from[BOTH[0]]
     with pytest.raises(UserError, match="can't start from it"):
         start.weights_for(("background", "pore", "core"))

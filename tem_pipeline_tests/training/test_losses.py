@@ -63,7 +63,7 @@ def test_three_classes_by_hand():
     assert value(dice_loss(TRUTH3, PREDICTION3)) == pytest.approx(1 - dice, abs=1e-6)
 
 
-def test_soft_counts_are_of_the_whole_batch_not_of_each_image():
+def test_soft_counts_are_summed_over_the_batch_not_per_image():
     truth = np.concatenate([TRUTH, np.zeros_like(TRUTH)])
     prediction = np.concatenate([PREDICTION, PREDICTION])
     # The second image adds FP = 2.0 and nothing else.
@@ -77,7 +77,7 @@ def test_beta_is_the_background_s_share_of_the_training_pixels():
     assert value(from_counts(TRUTH, PREDICTION)) == pytest.approx(value(given(TRUTH, PREDICTION)))
 
 
-def test_a_given_beta_wins_over_the_training_data():
+def test_a_given_beta_replaces_the_one_from_the_training_data():
     loss = make_loss("weighted_cross_entropy", class_pixel_counts=[900, 100], beta=0.5)
     assert value(loss(TRUTH, PREDICTION)) == pytest.approx(value(cross_entropy(TRUTH, PREDICTION)) / 2)
 
@@ -90,7 +90,7 @@ def test_more_classes_are_weighted_by_inverse_frequency():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_perfect_prediction_costs_nothing_and_a_wrong_one_something(name):
+def test_a_perfect_prediction_has_no_loss_and_a_wrong_one_has(name):
     loss = make_loss(name, class_pixel_counts=[3, 1])
     truth = np.zeros((1, 8, 8), np.uint8)
     truth[0, 2:6, 2:6] = 1
@@ -134,7 +134,7 @@ def test_loss_and_gradient_are_finite_on_empty_full_and_saturated_masks(
         assert np.any(gradient != 0)
 
 
-def test_cross_entropy_still_teaches_where_a_network_is_saturated_and_wrong():
+def test_cross_entropy_has_a_gradient_where_a_saturated_network_is_wrong():
     import keras
     import tensorflow as tf
 

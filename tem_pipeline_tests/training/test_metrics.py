@@ -42,7 +42,7 @@ def test_counts_of_images_are_pooled_before_the_scores_are_taken():
     assert pooled == scores((11, 9, 0, 180))
 
 
-def test_nothing_in_truth_and_nothing_found_counts_as_1():
+def test_empty_truth_and_empty_prediction_score_1():
     empty = np.zeros((3, 3), bool)
     assert scores(confusion_counts(empty, empty)) == dict.fromkeys(SCORES, 1.0)
     assert scores(confusion_counts(~empty, ~empty)) == dict.fromkeys(SCORES, 1.0)
@@ -118,7 +118,7 @@ def test_intervals_agree_with_resampling_written_out():
     np.testing.assert_allclose((low, high), np.quantile(dice, (0.025, 0.975)), atol=0.01)
 
 
-def test_equal_sources_leave_no_spread_and_one_source_gives_no_interval():
+def test_equal_sources_have_no_spread_and_one_source_has_no_interval():
     table = [(9, 1, 2, 50)] * 5
     assert bootstrap_intervals(table)["dice"] == pytest.approx((18 / 21, 18 / 21))
     assert np.isnan(bootstrap_intervals(table[:1])["dice"]).all()
@@ -136,7 +136,7 @@ def test_particles_are_paired_where_they_overlap_by_more_than_half():
 
 
 @pytest.mark.parametrize(("side", "least_iou"), [(4, 0.5), (5, 0.4)])
-def test_what_cannot_be_matched_uniquely_is_refused(side, least_iou):
+def test_matching_that_is_not_unique_is_refused(side, least_iou):
     with pytest.raises(ValueError, match="not defined"):
         match_instances(np.zeros((5, 5), int), np.zeros((side, side), int), least_iou)
 
@@ -147,7 +147,7 @@ def disc(row: float, column: float, diameter: float, shape: tuple[int, int] = (6
 
 
 @given(masks, st.floats(0, 3))
-def test_a_mask_has_its_own_boundary_and_counts_follow_an_exchange_and_flips(pair, tolerance_px):
+def test_boundary_counts_follow_exchange_and_flips(pair, tolerance_px):
     truth, prediction = pair
     assert boundary_f(boundary_counts(truth, truth, tolerance_px)) == 1
     counts = boundary_counts(truth, prediction, tolerance_px)
@@ -160,7 +160,7 @@ def test_a_mask_has_its_own_boundary_and_counts_follow_an_exchange_and_flips(pai
     assert 0 <= boundary_f(counts) <= 1
 
 
-def test_a_boundary_within_the_tolerance_is_right_and_beyond_it_falls_with_the_shift():
+def test_the_boundary_score_falls_with_shifts_beyond_the_tolerance():
     truth = disc(30, 30, 24)
     shifted = [
         boundary_f(boundary_counts(truth, np.roll(truth, shift, axis=1))) for shift in (0, 1, 2, 3, 5, 9)
@@ -184,7 +184,7 @@ def test_the_boundary_score_by_hand():
     assert boundary_f([counts, counts]) == pytest.approx(boundary_f(counts))
 
 
-def test_the_frame_is_no_boundary_and_nothing_found_where_nothing_is_is_right():
+def test_the_frame_is_no_boundary_and_two_empty_masks_agree():
     everything, nothing = np.ones((5, 6), bool), np.zeros((5, 6), bool)
     assert boundary_counts(everything, nothing) == (0, 0, 0, 0)
     assert boundary_f((0, 0, 0, 0)) == 1
@@ -194,14 +194,14 @@ def test_the_frame_is_no_boundary_and_nothing_found_where_nothing_is_is_right():
     assert boundary_f(boundary_counts(half, nothing)) == boundary_f(boundary_counts(nothing, half)) == 0
 
 
-def test_boundaries_of_unlike_shapes_or_a_negative_tolerance_are_refused():
+def test_boundaries_of_different_shapes_or_negative_tolerance_are_refused():
     with pytest.raises(ValueError, match="tolerance"):
         boundary_counts(np.zeros((2, 3), bool), np.zeros((2, 3), bool), -1)
     with pytest.raises(ValueError, match="truth"):
         boundary_counts(np.zeros((2, 3), bool), np.zeros((3, 2), bool))
 
 
-def test_particles_found_false_and_missed_are_counted():
+def test_right_false_and_missed_particles_are_counted():
     truth, found = np.zeros((30, 60), np.int32), np.zeros((30, 60), np.int32)
     for number, column in ((1, 8), (2, 22), (5, 36)):  # numbers need not follow each other
         truth[disc(10, column, 10, truth.shape)] = number
@@ -214,7 +214,7 @@ def test_particles_found_false_and_missed_are_counted():
     assert instance_f1([(2, 1, 1), (0, 0, 2)]) == pytest.approx(4 / 8)
 
 
-def test_two_particles_found_as_one_are_two_faults_and_no_particle_anywhere_is_right():
+def test_two_particles_found_as_one_are_missed_and_one_is_false():
     truth = np.zeros((30, 40), np.int32)
     truth[disc(10, 10, 12, truth.shape)], truth[disc(10, 23, 12, truth.shape)] = 1, 2
     merged = (truth > 0).astype(np.int32)
@@ -224,7 +224,7 @@ def test_two_particles_found_as_one_are_two_faults_and_no_particle_anywhere_is_r
     assert instance_f1(instance_counts(truth, nothing)) == 0
 
 
-def test_intervals_of_other_statistics_leave_out_resamples_without_a_value():
+def test_intervals_leave_out_resamples_without_a_value():
     table = np.array([[0.1, 1], [0.3, 1], [0.0, 0], [0.0, 0]])
 
     def mean(pooled: np.ndarray) -> dict[str, np.ndarray]:

@@ -55,7 +55,7 @@ def test_the_seed_alone_decides_the_weights():
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def test_without_a_seed_the_caller_s_random_seed_decides_the_weights():
+def test_without_a_seed_the_callers_random_seed_decides_the_weights():
     import keras
 
     keras.utils.set_random_seed(3)
@@ -105,7 +105,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return model, target
 
 
-def test_the_openvino_export_takes_any_size_and_gives_what_keras_gives(exported):
+def test_the_openvino_export_gives_the_output_of_keras_at_any_size(exported):
     import openvino
 
     model, file = exported
@@ -118,7 +118,7 @@ def test_the_openvino_export_takes_any_size_and_gives_what_keras_gives(exported)
 
 
 @pytest.mark.parametrize("half_precision", [False, True])
-def test_a_network_with_its_up_convolutions_merged_gives_what_it_gave(exported, half_precision, tmp_path):
+def test_merging_up_convolutions_keeps_a_networks_output(exported, half_precision, tmp_path):
     import openvino
 
     model, file = exported
@@ -130,7 +130,7 @@ def test_a_network_with_its_up_convolutions_merged_gives_what_it_gave(exported, 
     _compare_with_merged(plain, merges=4 if model.name == "ds_unet" else 0)
 
 
-def test_the_shipped_model_with_its_up_convolutions_merged_gives_what_it_gave():
+def test_merging_up_convolutions_keeps_the_shipped_models_output():
     import openvino
 
     folder = PROJECT_ROOT / "models" / "pretrained"
@@ -139,7 +139,7 @@ def test_the_shipped_model_with_its_up_convolutions_merged_gives_what_it_gave():
     )
 
 
-def test_what_lies_below_its_skip_and_not_beside_it_is_not_merged():
+def test_an_up_convolution_concatenated_along_rows_is_not_merged():
     import openvino
     from openvino import opset13 as operations
 

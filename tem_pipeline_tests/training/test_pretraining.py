@@ -9,7 +9,7 @@ import pytest
 
 from tem_pipeline.segmentation.models import load_model, read_card
 from tem_pipeline.settings import PROJECT_ROOT
-from tem_pipeline.simulation.varied_specimens import AMBIGUOUS
+from tem_pipeline.simulation.varied_micrographs import AMBIGUOUS
 from tem_pipeline.training.losses import cross_entropy, dice_loss
 from tem_pipeline.training.pretraining import Recipe, _loss, crop, pretrain, validation_images
 
@@ -28,7 +28,9 @@ TINY = Recipe(
 )
 
 
-def test_a_recipe_cut_short_goes_on_to_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupted_pretraining_resumes_to_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     import keras
 
     pretrain(tmp_path / "whole", tmp_path / "work", TINY, threads=1)
@@ -103,7 +105,7 @@ def test_resampled_crops_keep_image_and_classes_together(size: float):
             assert np.mean(np.abs(image - level_of) < 0.1 * step) > 0.75
 
 
-def test_ambiguous_pixels_have_no_part_in_the_loss():
+def test_ambiguous_pixels_do_not_count_in_the_loss():
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 3, (2, 16, 16)).astype(np.uint8)
     found = rng.dirichlet((1, 1, 1), (2, 16, 16)).astype(np.float32)
@@ -117,7 +119,7 @@ def test_ambiguous_pixels_have_no_part_in_the_loss():
     assert float(_loss(ambiguous, found)) < plain
 
 
-def test_validation_micrographs_are_none_of_the_training_ones():
+def test_validation_micrographs_are_not_training_micrographs():
     from tem_pipeline.training.pretraining import TRAINING, UNEVEN, _draw
 
     streams = ((TRAINING, TINY.images), (UNEVEN, TINY.uneven_images))

@@ -1,19 +1,19 @@
-"""Specimens of every kind: valid class maps, particles that stand out, the same seed the same image."""
+"""Micrographs of every kind of specimen: class maps, visibility of particles, reproducibility."""
 
 import numpy as np
 import pytest
 
 from tem_pipeline.micrographs.intensity import standardise
-from tem_pipeline.simulation import varied_specimens
-from tem_pipeline.simulation.varied_specimens import (
+from tem_pipeline.simulation import varied_micrographs, varied_specimens
+from tem_pipeline.simulation.varied_micrographs import (
     AMBIGUOUS,
     HIDDEN,
-    KINDS,
     SEEN,
     UNSEEN,
     VariedMicrograph,
     simulate_varied_micrograph,
 )
+from tem_pipeline.simulation.varied_specimens import KINDS
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +27,13 @@ def test_the_same_seed_gives_the_same_micrograph(drawn: list[VariedMicrograph]):
     assert np.array_equal(again.class_map, drawn[3].class_map)
 
 
-def test_every_kind_and_both_modes_come_up(drawn: list[VariedMicrograph]):
+def test_every_kind_and_both_modes_are_drawn(drawn: list[VariedMicrograph]):
     assert {one.kind for one in drawn} == set(KINDS)
     assert {one.mode for one in drawn} == {"bright_field", "haadf"}
     assert {one.image.dtype.name for one in drawn} == {"uint8", "uint16"}
 
 
-def test_class_maps_fit_their_images_and_know_no_other_class(drawn: list[VariedMicrograph]):
+def test_class_maps_have_the_image_shape_and_only_known_classes(drawn: list[VariedMicrograph]):
     for one in drawn:
         assert one.image.shape == one.class_map.shape == (192, 192)
         bare = one.kind not in ("session", "core_shell")
@@ -54,18 +54,18 @@ def test_cores_are_darker_than_their_surroundings_once_standardised(drawn: list[
     assert np.mean(darker) > 0.95
 
 
-def test_bare_particles_that_are_hard_to_see_are_ambiguous_and_those_that_nobody_sees_hidden(
+def test_hardly_visible_bare_particles_are_ambiguous_and_invisible_hidden(
     monkeypatch: pytest.MonkeyPatch,
 ):
     def drawn(visibility: float) -> np.ndarray:
         monkeypatch.setattr(
-            varied_specimens,
+            varied_micrographs,
             "_visibility",
             lambda image, cores: np.where(np.arange(5000), visibility, np.inf),
         )
         monkeypatch.setattr(varied_specimens, "EDGE", 0.0)
         rng = np.random.default_rng(3)
-        return varied_specimens._specimen_image(rng, 128, "bare", (12.0, 12.0), uneven=False)[1]
+        return varied_micrographs._specimen_image(rng, 128, "bare", (12.0, 12.0), uneven=False)[1]
 
     seen, hard, unseen = drawn(2 * SEEN), drawn((SEEN + UNSEEN) / 2), drawn(UNSEEN / 2)
     assert set(np.unique(seen)) == {0, 2}
@@ -73,8 +73,8 @@ def test_bare_particles_that_are_hard_to_see_are_ambiguous_and_those_that_nobody
     assert np.array_equal(unseen == HIDDEN, seen == 2)
 
 
-def test_uneven_specimens_have_fainter_particles_beside_strong_ones(monkeypatch: pytest.MonkeyPatch):
-    weigh = varied_specimens._visibility
+def test_uneven_specimens_have_faint_particles_next_to_strong_ones(monkeypatch: pytest.MonkeyPatch):
+    weigh = varied_micrographs._visibility
 
     def drawn(uneven: bool) -> np.ndarray:
         """Give, of images with several particles, the lower and the upper quartile of visibility."""
@@ -87,10 +87,10 @@ def test_uneven_specimens_have_fainter_particles_beside_strong_ones(monkeypatch:
                 quartiles.append(np.quantile(here, (0.25, 0.75)))
             return visibility
 
-        monkeypatch.setattr(varied_specimens, "_visibility", spy)
+        monkeypatch.setattr(varied_micrographs, "_visibility", spy)
         for index in range(40):
             rng = np.random.default_rng((2, index))
-            varied_specimens._specimen_image(rng, 192, "supported", (8.0, 16.0), uneven)
+            varied_micrographs._specimen_image(rng, 192, "supported", (8.0, 16.0), uneven)
         return np.array(quartiles)
 
     even, uneven = drawn(False), drawn(True)
@@ -98,7 +98,7 @@ def test_uneven_specimens_have_fainter_particles_beside_strong_ones(monkeypatch:
     assert np.median(uneven[:, 1] / uneven[:, 0]) > 1.25 * np.median(even[:, 1] / even[:, 0])
 
 
-def test_visibility_is_contrast_over_noise_and_relief_of_a_particles_own_size():
+def test_visibility_is_contrast_over_noise_and_relief_of_particle_size():
     y, x = np.indices((200, 300))
     cores = np.zeros((200, 300), np.int32)
     for number, column in enumerate((60, 150, 240), start=1):
@@ -106,16 +106,16 @@ def test_visibility_is_contrast_over_noise_and_relief_of_a_particles_own_size():
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 1, cores.shape)
     contrast = np.array([0, 2, -2, 0.01])
-    _, bright, dark, hidden = varied_specimens._visibility(noise + contrast[cores], cores)
+    _, bright, dark, hidden = varied_micrographs._visibility(noise + contrast[cores], cores)
     assert min(bright, dark) > 10 * SEEN
     assert hidden < SEEN
     # Relief as wide as the particles hides what noise of a pixel doesn't.
     relief = varied_specimens._field(rng, 300, 8.0)[:200]
-    _, bright, dark, _ = varied_specimens._visibility(2 * relief + contrast[cores], cores)
+    _, bright, dark, _ = varied_micrographs._visibility(2 * relief + contrast[cores], cores)
     assert max(bright, dark) < 2 * SEEN
 
 
-def test_spheres_have_rims_that_are_thin_and_plates_have_none():
+def test_spheres_have_thin_rims_and_plates_have_none():
     y, x = np.indices((101, 101)) - 50.0
     shares = []
     for seed in range(30):
