@@ -1,6 +1,6 @@
 """Trains the general model that the project ships: `make pretrained`.
 
-It sees nothing but simulated micrographs (`micrographs.varied_specimens`). `Recipe` and the simulator's code
+It sees nothing but simulated micrographs (`simulation.varied_micrographs`). `Recipe` and the simulator's code
 decide images and batches; where the processor computes in bfloat16, so does the training. A run that is cut
 short goes on from its last hundred steps when it is started again.
 """
