@@ -107,7 +107,7 @@ def weighted_statistics(
     Returns
     -------
     dict of ndarray, (samples,)
-        By the names of `schema.STATISTICS` and `schema.FIT_PARAMETERS`, and what `sd_interval` needs:
+        By the names of `tables.STATISTICS` and `tables.FIT_PARAMETERS`, and what `sd_interval` needs:
         within_field_variance. Undefined numbers are NaN. With weights w, the standard deviation is
         √(Σw(x − x̄)² / (Σw − Σw²/Σw)), ddof 1 where all weights are equal. Quantiles as `weighted_quantile`;
         those of resamples on a grid of 4096 of the values where there are more.

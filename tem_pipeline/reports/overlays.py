@@ -254,6 +254,8 @@ def _length_text(length_nm: float) -> str:
 def _draw_scale_bar(canvas: Image.Image, pixel_size_nm: float) -> None:
     width, height = canvas.size
     length_nm = _scale_bar_nm(width, pixel_size_nm)
+    if length_nm < pixel_size_nm:  # the picture is too narrow for a bar
+        return
     length = round(length_nm / pixel_size_nm)
     unit = max(2, round(max(width, height) / 200))
     font = _font(max(10, 5 * unit))

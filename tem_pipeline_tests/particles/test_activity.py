@@ -7,13 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tem_pipeline.particles.activity import (
-    correlation_interval,
-    fit_line,
-    read_activity,
-    structure_activity_of,
-    unknown_samples,
-)
+from tem_pipeline.particles.activity_tables import read_activity, unknown_samples
+from tem_pipeline.particles.correlation import correlation_interval, fit_line
+from tem_pipeline.particles.structure_activity import structure_activity_of
 from tem_pipeline.tables import SAMPLE_SUMMARY_SCHEMA, STRUCTURE_ACTIVITY_SCHEMA
 
 HEADER = "sample_id,activity,unit,standard_error,temperature_c\n"

@@ -4,8 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tem_pipeline.particles.distributions import histogram_edges, sample_summary, size_distributions
-from tem_pipeline.tables import PARTICLE_SCHEMA, SAMPLE_SUMMARY_SCHEMA, SIZE_DISTRIBUTION_SCHEMA, conform
+from tem_pipeline.particles.distributions import sample_summary, size_distributions
+from tem_pipeline.particles.statistics import histogram_edges
+from tem_pipeline.tables import (
+    PARTICLE_SCHEMA,
+    SAMPLE_SUMMARY_SCHEMA,
+    SIZE_DISTRIBUTION_SCHEMA,
+    conform,
+)
 from tem_pipeline_tests.particles.tables import discs, manifest_row, particle_table
 
 CORE_MEASURANDS = ("equivalent_diameter", "perimeter", "feret_max", "circularity", "aspect_ratio")

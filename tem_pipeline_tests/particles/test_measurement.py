@@ -8,7 +8,7 @@ from scipy.spatial import ConvexHull, Delaunay, QhullError
 from skimage.measure import perimeter_crofton, regionprops_table
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.particles import measurement
+from tem_pipeline.particles import hulls, runs
 from tem_pipeline.particles.checks import NM_COLUMNS
 from tem_pipeline.particles.measurement import measure_particles
 from tem_pipeline.tables import MEASURED_FIELDS
@@ -260,7 +260,7 @@ def test_on_a_crowded_micrograph_hull_based_columns_differ_from_scikit_image_as_
     # Its hull is that of diamonds, then made of pixels, which are diamonds again: half a pixel a side.
     longer = ours.feret_max_px - theirs.feret_diameter_max
     assert longer.min() >= -1
-    assert longer.max() < 2 * (np.sqrt(2) * measurement._OCTAGON - 0.5 / np.sqrt(2)) + 1e-9
+    assert longer.max() < 2 * (np.sqrt(2) * hulls.OCTAGON - 0.5 / np.sqrt(2)) + 1e-9
     more = theirs.area / theirs.solidity - ours.area_px / ours.solidity
     assert more.min() > -1e-6
     assert (more <= ours.perimeter_px / 2).all()
@@ -270,7 +270,7 @@ def test_on_a_crowded_micrograph_hull_based_columns_differ_from_scikit_image_as_
 def test_hulls_equal_a_convex_hull_of_every_particle_on_its_own(seed):
     labels = blobs(seed, (70, 60), 1.8)
     ours = measure_particles(labels)
-    t = measurement._OCTAGON
+    t = hulls.OCTAGON
     corners = np.array([(0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5), (t, t), (t, -t), (-t, t), (-t, -t)])
     for found in ours.itertuples():
         points = np.argwhere(labels == found.label)
@@ -303,8 +303,8 @@ def test_reading_in_strips_makes_no_difference(monkeypatch):
     labels = blobs(5).astype(np.uint16)
     image = np.random.default_rng(0).normal(100, 5, labels.shape)
     whole = measure_particles(labels, image, image / 200, 0.1)
-    monkeypatch.setattr(measurement, "_STRIP_PX", 300)
-    monkeypatch.setattr(measurement, "_PAIRS_AT_ONCE", 50)
+    monkeypatch.setattr(runs, "_STRIP_PX", 300)
+    monkeypatch.setattr(hulls, "_PAIRS_AT_ONCE", 50)
     pd.testing.assert_frame_equal(measure_particles(labels, image, image / 200, 0.1), whole)
 
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tem_pipeline.particles import uncertainty
-from tem_pipeline.particles.distributions import statistics_with_intervals
+from tem_pipeline.particles.statistics import statistics_with_intervals
 
 MEAN, FIELD_SD, PARTICLE_SD, FRAME = 5.0, 0.4, 0.8, 40.0
 

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from tem_pipeline.particles.activity import fit_line
+from tem_pipeline.particles.correlation import fit_line
 from tem_pipeline.settings import PROJECT_ROOT
 
 TEXT = (PROJECT_ROOT / "docs/structure-activity.md").read_text(encoding="utf-8")

@@ -67,6 +67,12 @@ def test_an_uncalibrated_image_has_no_scale_bar(labels):
     assert (plain == plain[0, 0]).all()
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (3000, 2), (2, 3)])
+def test_the_narrowest_images_are_drawn_without_a_scale_bar(shape):
+    picture = overlay(np.zeros(shape, np.uint8), np.zeros(shape, np.uint16), pixel_size_nm=0.1, max_px=1000)
+    assert picture.shape[2] == 3
+
+
 @pytest.mark.parametrize(
     ("shape", "max_px", "expected"),
     [

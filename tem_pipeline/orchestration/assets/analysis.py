@@ -12,8 +12,9 @@ import pandas as pd
 
 from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.resources import Platform
-from tem_pipeline.particles.activity import read_activity, structure_activity_of, unknown_samples
+from tem_pipeline.particles.activity_tables import read_activity, unknown_samples
 from tem_pipeline.particles.distributions import sample_summary as summarise_samples
+from tem_pipeline.particles.structure_activity import structure_activity_of
 from tem_pipeline.storage import read_table, sessions_with_tables, write_bytes
 
 GROUP: dict[str, Any] = {
