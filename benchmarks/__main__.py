@@ -81,16 +81,17 @@ def markdown(results: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench`. Numbers of different machines aren't comparable.",
-        "Values are medians, with quartiles over the repeats in brackets. What is compared runs in turns",
-        "with what it is compared with; the ratio is the median over the pairs.",
+        "Written by `make bench`.",
+        "Numbers from different machines aren't comparable.",
+        "Values are medians, with the quartiles over the repeats in brackets.",
+        "Where two things are compared, they run in turns, and the ratio is the median over the pairs.",
     ]
     for result in results.values():
         lines += [
             "",
             f"## {result['title']}",
             "",
-            "| measured | value | compared with | ratio | to reach |",
+            "| measured | value | compared with | ratio | target |",
             "|---|---:|---|---:|---:|",
         ]
         lines += [_row(Measurement(**row)) for row in result["measurements"]]

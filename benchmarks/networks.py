@@ -130,8 +130,7 @@ def one_file() -> list[Measurement]:
                 "the same with Keras' `predict`",
                 lambda: run_python("-c", _KERAS_PROCESS, *command, f"{name}/keras"),
                 11,
-                limit=5,
-                at_least=4,
+                limit=3,
             )
         ]
 

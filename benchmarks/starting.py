@@ -25,7 +25,6 @@ def starting_programs() -> list[Measurement]:
                 "import dagster",
                 lambda: run_python("-c", "import dagster"),
                 REPEATS,
-                at_most=2.5,
             ),
             repeated("import tem_pipeline.cli", lambda: run_python("-c", "import tem_pipeline.cli"), REPEATS),
             repeated("tem-pipeline --help", lambda: run_python(*command, "--help"), REPEATS),
