@@ -1,7 +1,7 @@
-"""Reads annotated sets: micrographs with hand-made masks, checked file by file, and their sources.
+"""Reads and combines annotated sets: micrographs with hand-made masks and their sources.
 
 A set is a folder ``images/NAME.*``, ``masks/NAME.*``, optionally ``shells/NAME.*`` and ``dataset.yaml``.
-Reading formats is left to `micrographs.reading`, which crops belong together to `splitting`.
+`masks` reads and checks each image, `splitting` finds the crops that belong to one source micrograph.
 """
 
 import hashlib
@@ -14,16 +14,15 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from tem_pipeline.annotation.masks import Annotation, Fault, read_annotation
 from tem_pipeline.annotation.splitting import source_groups
 from tem_pipeline.descriptions import read_description
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.calibration import MAX_PIXEL_SIZE_NM, MIN_PIXEL_SIZE_NM
-from tem_pipeline.micrographs.ingestion import pixel_sha256
 from tem_pipeline.micrographs.intensity import standardise
-from tem_pipeline.micrographs.reading import MicrographError, group_acquisitions, read_micrographs, shown
+from tem_pipeline.micrographs.reading import group_acquisitions, shown
 
 DATASET_YAML = "dataset.yaml"
-MASK_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 CORE_CLASSES = ("background", "core")
 SHELL_CLASSES = ("background", "shell", "core")
 
@@ -35,14 +34,14 @@ Text = Annotated[str, Field(max_length=20_000)]
 
 
 class DatasetDescription(BaseModel):
-    """What a person says about a set in dataset.yaml; everything is optional.
+    """Contents of dataset.yaml; everything is optional.
 
     Attributes
     ----------
     mode : {"bright_field", "haadf"} or None
-        Without it the annotated particles tell: darker than their surroundings is bright field.
+        By default bright field if the annotated particles are darker than their surroundings, else HAADF.
     pixel_size_nm : float or None
-        For images whose files have none.
+        For images whose files have no pixel size.
     groups : dict of str to str
         The source micrograph of each image, by the image's name (its file without suffix).
     licence, source, notes : str or None
@@ -68,20 +67,20 @@ class AnnotatedImage:
     name : str
         The file's name without suffix; ``SET/NAME`` where several sets were combined.
     image : ndarray, (height, width), float32
-        Standardised over the whole image: particles are dark, also in HAADF.
+        Standardised over the whole image. Particles are dark, also in HAADF.
     class_map : ndarray, (height, width), uint8
         Index into `classes` for every pixel.
     classes : tuple of str
         ("background", "core") or, for a set with shells, ("background", "shell", "core").
     group : str
-        The source micrograph; images of one group stay on one side of every split.
+        The source micrograph. A split keeps images of one group together.
     pixel_sha256, mask_sha256 : str
         Hashes of the raw pixels' values and of the annotation.
     mode : {"bright_field", "haadf"}
     source : str or None
-        The source as dataset.yaml gives it; where it is None, `group` was found by comparing pixels.
+        The source given in dataset.yaml. If it is None, `group` was found by comparing pixels.
     instances : ndarray, (height, width), int32, or None
-        Label image of the cores, where the mask tells particles apart.
+        Label image of the cores, if the mask separates particles.
     pixel_size_nm : (float, float) or None
         Height and width of a pixel.
     """
@@ -100,7 +99,7 @@ class AnnotatedImage:
 
     @property
     def square_pixel_nm(self) -> float | None:
-        """Side of a square pixel of the same area."""
+        """Side of a square pixel with the same area, nm."""
         return None if self.pixel_size_nm is None else math.sqrt(math.prod(self.pixel_size_nm))
 
 
@@ -111,14 +110,14 @@ class AnnotatedSet:
     Attributes
     ----------
     name : str
-        The folder's name; joined by ``+`` where several sets were combined.
+        The folder's name. Names of combined sets are joined by ``+``.
     images : tuple of AnnotatedImage
         Sorted by name.
     classes : tuple of str
     sha256 : str
-        Hash over names, pixels, masks and groups: it changes when anything that training sees changes.
+        Hash of names, pixels, masks and groups. It changes if anything that affects training changes.
     licence, source, notes : str or None
-        As dataset.yaml says.
+        From dataset.yaml.
     """
 
     name: str
@@ -145,7 +144,7 @@ def read_annotated_set(folder: str | Path) -> AnnotatedSet:
     Raises
     ------
     UserError
-        One line with the first faults of `check_annotated_set` and their number.
+        One line with the number of faults and the first ones, see `check_annotated_set`.
     """
     annotated_set, faults = _read(Path(folder))
     if annotated_set is None:
@@ -168,7 +167,7 @@ def check_annotated_set(folder: str | Path) -> list[str]:
     Returns
     -------
     list of str
-        One line a fault, each naming its file and what to do; empty for a set that can be used.
+        One line per fault, with the file and what to do. Empty if the set can be used.
     """
     return _read(Path(folder))[1]
 
@@ -179,8 +178,8 @@ def combine_sets(sets: Sequence[AnnotatedSet]) -> AnnotatedSet:
     Parameters
     ----------
     sets : sequence of AnnotatedSet
-        A single one comes back as it is. Of several, images are renamed ``SET/NAME``. Sources of equal name
-        in different sets' dataset.yaml are one source.
+        A single set is returned unchanged. Images of several sets are renamed ``SET/NAME``. Equal source
+        names in the dataset.yaml of different sets mean the same source.
 
     Returns
     -------
@@ -208,7 +207,7 @@ def combine_sets(sets: Sequence[AnnotatedSet]) -> AnnotatedSet:
                 "or train them apart"
             )
     images = [replace(image, name=f"{one.name}/{image.name}") for one in sets for image in one.images]
-    # What was found within a set needs no second look: found groups enter as if they were given.
+    # Groups found within a set need no second comparison: they are passed on as if they were given.
     given = {(one.name, image.source) for one in sets for image in one.images}
     sources = [
         image.group if (one.name, image.group) in given else f"{one.name}/{image.group}"
@@ -233,33 +232,6 @@ def combine_sets(sets: Sequence[AnnotatedSet]) -> AnnotatedSet:
         source=joined([one.source for one in sets]),
         notes=joined([one.notes for one in sets]),
     )
-
-
-def class_pixel_counts(images: Sequence[AnnotatedImage]) -> np.ndarray:
-    """Count the pixels of each class over images of equal classes.
-
-    Returns
-    -------
-    ndarray of int, (classes,)
-    """
-    return np.sum([np.bincount(i.class_map.ravel(), minlength=len(i.classes)) for i in images], axis=0)
-
-
-@dataclass
-class _Annotation:
-    """One image with its mask as read, before the set's mode and sources are known."""
-
-    name: str
-    pixels: np.ndarray
-    class_map: np.ndarray
-    instances: np.ndarray | None
-    pixel_size_nm: tuple[float, float] | None
-    pixel_sha256: str
-    mask_sha256: str
-
-
-class _Fault(Exception):
-    """What is wrong with one file, without the folder's name."""
 
 
 def _read(folder: Path) -> tuple[AnnotatedSet | None, list[str]]:
@@ -288,9 +260,9 @@ def _read(folder: Path) -> tuple[AnnotatedSet | None, list[str]]:
     for name in sorted(set(files["images"]).intersection(*(files[kind] for kind in annotation_kinds))):
         try:
             annotations.append(
-                _read_annotation(name, {k: files[k][name] for k in ("images", *annotation_kinds)})
+                read_annotation(name, {k: files[k][name] for k in ("images", *annotation_kinds)})
             )
-        except _Fault as fault:
+        except Fault as fault:
             faults.append(str(fault))
     if not files["images"]:
         faults.append(
@@ -303,7 +275,7 @@ def _read(folder: Path) -> tuple[AnnotatedSet | None, list[str]]:
 
 
 def _files_by_name(folder: Path, kind: str) -> tuple[dict[str, Path], list[str]]:
-    """Files of a folder by name without suffix, and a fault for each name that stands there twice."""
+    """Give the files of a folder by name without suffix, and a fault for each duplicate name."""
     if not (folder / kind).is_dir():
         return {}, []
     try:
@@ -343,99 +315,9 @@ def _missing_pairs(files: dict[str, dict[str, Path]], annotation_kinds: Sequence
     return faults
 
 
-def _read_annotation(name: str, files: dict[str, Path]) -> _Annotation:
-    image, pixel_size_nm = _read_image(files["images"], "images", measurable_only=True)
-    core, instances = _read_mask(files["masks"], "masks", image.shape)
-    class_map = core.astype(np.uint8)
-    if "shells" in files:
-        whole, _ = _read_mask(files["shells"], "shells", image.shape)
-        outside = np.count_nonzero(core & ~whole)
-        if outside > np.count_nonzero(core) / 2:
-            raise _Fault(
-                f"shells/{shown(files['shells'].name)}: most of the cores lie outside: draw whole particles, "
-                "core and shell together"
-            )
-        class_map = np.where(core, np.uint8(2), whole.astype(np.uint8))
-    digest = hashlib.sha256(np.array(image.shape, dtype="<i8").tobytes() + class_map.tobytes())
-    if instances is not None:
-        digest.update(instances.astype("<i4").tobytes())
-    return _Annotation(
-        name=name,
-        pixels=image,
-        class_map=class_map,
-        instances=instances,
-        pixel_size_nm=pixel_size_nm,
-        pixel_sha256=pixel_sha256(image),
-        mask_sha256=digest.hexdigest(),
-    )
-
-
-def _read_image(
-    file: Path, kind: str, *, measurable_only: bool
-) -> tuple[np.ndarray, tuple[float, float] | None]:
-    """Read the one image that a file holds; a mask may be blank, a micrograph may not."""
-    try:
-        micrographs = read_micrographs(file, measurable_only=measurable_only)
-    except MicrographError as error:
-        raise _Fault(f"{kind}/{shown(file.name)}: {error.reason}") from error
-    if len(micrographs) != 1:
-        raise _Fault(
-            f"{kind}/{shown(file.name)}: it holds {len(micrographs)} images: save each as its own file"
-        )
-    return micrographs[0].image, micrographs[0].pixel_size_nm
-
-
-def _read_mask(file: Path, kind: str, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read a mask as foreground, and as label image where it tells particles apart."""
-    where = f"{kind}/{shown(file.name)}"
-    if file.suffix.lower() not in MASK_SUFFIXES:
-        raise _Fault(f"{where}: a mask is a {', '.join(MASK_SUFFIXES)} file: export it as one")
-    mask, _ = _read_image(file, kind, measurable_only=False)
-    if mask.shape != shape:
-        raise _Fault(
-            f"{where}: the mask is {mask.shape[0]}x{mask.shape[1]} px and its image {shape[0]}x{shape[1]} px "
-            "(height x width): they must agree"
-        )
-    if file.suffix.lower() in (".jpg", ".jpeg"):
-        # Compression smears a drawn mask, so labels can't be told from it, but dark from bright can.
-        unclear = np.mean((mask >= 64) & (mask < 192))
-        if unclear > 0.05:
-            raise _Fault(f"{where}: JPEG has blurred its values: save the mask as PNG")
-        return mask >= 128, None
-    values = np.unique(mask)
-    if np.any(values < 0) or np.any(values != np.floor(values)) or values[-1] > np.iinfo(np.int32).max:
-        raise _Fault(
-            f"{where}: a mask holds whole numbers from 0 on, not {values[0]:g} … {values[-1]:g}: {_CODING}"
-        )
-    labels = values[values > 0]
-    foreground = mask > 0
-    if len(labels) == 0 or (len(labels) == 1 and labels[0] in (1, 255)):
-        return foreground, None
-    if len(labels) == 1:
-        raise _Fault(f"{where}: its only values are {', '.join(f'{v:g}' for v in values)}: {_CODING}")
-    instances = mask.astype(np.int32)
-    _check_instances(where, instances, len(labels))
-    return foreground, instances
-
-
-_CODING = "use 0 for background and 255 for particles, or 1, 2, 3 … for one particle each"
-
-
-def _check_instances(where: str, instances: np.ndarray, count: int) -> None:
-    from skimage.measure import label
-
-    # A mask that codes classes has few values, each on many particles.
-    pieces = int(label(instances, connectivity=2).max())
-    if pieces >= 4 * count:
-        raise _Fault(
-            f"{where}: its {count} labels lie in {pieces} pieces, so they seem to code classes: "
-            "give each particle its own label, or use 255 for all cores, and put whole particles into shells/"
-        )
-
-
 def _assemble(
     set_name: str,
-    annotations: Sequence[_Annotation],
+    annotations: Sequence[Annotation],
     classes: tuple[str, ...],
     description: DatasetDescription,
 ) -> AnnotatedSet:
@@ -472,8 +354,8 @@ def _assemble(
     )
 
 
-def _annotated_mode(annotations: Sequence[_Annotation]) -> str:
-    """Tell the mode of a set by its particles: in most images darker than the rest, or brighter."""
+def _annotated_mode(annotations: Sequence[Annotation]) -> str:
+    """Find the mode of a set: bright field if its particles are darker than the rest in most images."""
     balance = 0.0
     for annotation in annotations:
         core = annotation.class_map == annotation.class_map.max()

@@ -10,7 +10,6 @@ from PIL import Image
 
 from tem_pipeline.annotation.datasets import (
     check_annotated_set,
-    class_pixel_counts,
     combine_sets,
     read_annotated_set,
 )
@@ -52,7 +51,6 @@ def test_the_reference_set_is_read_with_its_sources(reference_data):
         assert image.mode == "bright_field"
         # Particles are dark, so their standardised intensities are negative.
         assert image.image[image.class_map == 1].mean() < -0.5
-    assert class_pixel_counts(loaded.images).sum() == 20 * 512 * 512
 
 
 def test_a_binary_mask_becomes_the_class_map(tmp_path):
@@ -83,7 +81,8 @@ def test_shells_give_three_classes_with_the_core_last(tmp_path):
     save(folder / "shells" / "im0.png", whole)
     loaded = read_annotated_set(folder)
     assert loaded.classes == ("background", "shell", "core")
-    np.testing.assert_array_equal(class_pixel_counts(loaded.images), [96 * 96 - 400, 300, 100])
+    counts = np.sum([np.bincount(image.class_map.ravel(), minlength=3) for image in loaded.images], axis=0)
+    assert counts.tolist() == [96 * 96 - 400, 300, 100]
     assert loaded.images[0].class_map[35, 35] == 2
     assert loaded.images[0].class_map[26, 26] == 1
 
