@@ -23,7 +23,7 @@ def ingest_session(folder: AnyPath, session_key: str, target: AnyPath) -> pd.Dat
     Returns
     -------
     DataFrame
-        The manifest, `ingestion.MANIFEST_SCHEMA`, which the caller writes last. Its `attrs` hold the
+        The manifest, `tables.MANIFEST_SCHEMA`, which the caller writes last. Its `attrs` hold the
         session_fingerprint, which a manifest without rows has nowhere else.
 
     Raises

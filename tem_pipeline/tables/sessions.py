@@ -1,4 +1,4 @@
-"""The columns of the tables of a session's images, its masks, its state and its failures."""
+"""The columns of `raw_tem_images`, `predicted_masks`, `session_states` and `session_failures`."""
 
 import pyarrow as pa
 

@@ -32,7 +32,7 @@ ANNOTATED_IMAGES_SCHEMA = pa.schema(
             "image_png",
             pa.binary(),
             "",
-            "standardised image as PNG, uint16: 0 … 65535 stands for -8 … 8 standard deviations",
+            "standardised image as PNG, uint16: 0 … 65535 covers -8 … 8 standard deviations",
         ),
         column("class_map_png", pa.binary(), "", "class index of each pixel as PNG, uint8"),
     ]
