@@ -39,7 +39,9 @@ def _failed_by(who: str) -> Transition:
     return Transition(("failed",), "a run fails, or the folder can't be listed", who)
 
 
-_FILES_CHANGE = Transition(("arriving",), "files are added, changed or removed", "a person")
+_NIGHT, _PERSON = "nightly schedule", "a person"
+_PARKED = Transition(("parked",), "runs of this content have failed on `TEM_ATTEMPTS` nights", _NIGHT)
+_FILES_CHANGE = Transition(("arriving",), "files are added, changed or removed", _PERSON)
 
 STATES = (
     State(
@@ -63,6 +65,7 @@ STATES = (
             Transition(("ingested",), "`ingest_session` succeeds", "sensor"),
             _processed_by("nightly schedule; sensor with `TEM_PROCESS_ON_ARRIVAL`"),
             _failed_by("sensor, nightly schedule"),
+            _PARKED,
             _FILES_CHANGE,
         ),
     ),
@@ -70,27 +73,28 @@ STATES = (
         "ingested",
         "the session waits for the night",
         "nothing",
-        (_processed_by("nightly schedule"), _failed_by("nightly schedule"), _FILES_CHANGE),
+        (_processed_by(_NIGHT), _failed_by(_NIGHT), _PARKED, _FILES_CHANGE),
     ),
     State(
         "processed",
         "every table holds the folder's content",
         "nothing",
-        (_failed_by("a person"), _FILES_CHANGE),
+        (_failed_by(_PERSON), _FILES_CHANGE),
     ),
     State(
         "partly refused",
         "processed, but some files can't be used",
         "read the reasons; the files stay where they are",
-        (_failed_by("a person"), _FILES_CHANGE),
+        (_failed_by(_PERSON), _FILES_CHANGE),
     ),
     State(
         "failed",
         "the last run failed, or the folder can't be used",
         "read the reason; a failed run is tried again the next night",
         (
-            _processed_by("nightly schedule"),
-            Transition(("parked",), "runs have failed on `TEM_ATTEMPTS` nights", "nightly schedule"),
+            Transition(("ingested",), "`ingest_session` succeeds with changed files", "sensor"),
+            _processed_by(_NIGHT),
+            _PARKED,
             _FILES_CHANGE,
         ),
     ),
@@ -98,7 +102,7 @@ STATES = (
         "parked",
         "runs have failed on `TEM_ATTEMPTS` (3) nights",
         "remove the cause, then run it by hand",
-        (_processed_by("a person"), _FILES_CHANGE),
+        (_processed_by(_PERSON), _failed_by(_PERSON), _FILES_CHANGE),
     ),
 )
 
