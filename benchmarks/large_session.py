@@ -18,9 +18,10 @@ import tifffile
 
 from benchmarks.measurements import Measurement, run_and_weigh, time_of
 from benchmarks.networks import trained
+from tem_pipeline.installation import installation_of
 from tem_pipeline.orchestration.launch import open_instance
 from tem_pipeline.orchestration.session_run import process_session
-from tem_pipeline.settings import Settings
+from tem_pipeline.settings import Settings, load_settings
 from tem_pipeline.simulation.micrographs import simulate_micrograph
 
 IMAGES, FEWER = 200, 50
@@ -142,9 +143,10 @@ def functions_s(events: Iterable[dg.EventLogEntry]) -> float:
 
 
 def _process(first: Path, session: Path) -> _Run:
-    process_session(first)
-    seconds, processor_s = time_of(lambda: process_session(session))
-    with open_instance() as instance:
+    installation = installation_of(load_settings())
+    process_session(installation, first)
+    seconds, processor_s = time_of(lambda: process_session(installation, session))
+    with open_instance(installation) as instance:
         (newest,) = instance.get_run_records(limit=1)
         return _Run(seconds, processor_s, functions_s(instance.all_logs(newest.dagster_run.run_id)))
 

@@ -34,7 +34,6 @@ def ten_thousand_session_folders() -> list[Measurement]:
         dg.DagsterInstance.ephemeral() as instance,
         patch.dict(os.environ, TEM_SETTLING_S="0"),
     ):
-        load_settings.cache_clear()
         platform = Platform(data_root=f"{name}/data", models_root=f"{name}/models")
         _fill(Path(f"{name}/data/incoming"))
         unknown, asked = _first_look(instance, platform)
@@ -54,7 +53,6 @@ def ten_thousand_session_folders() -> list[Measurement]:
             every = [_tick(instance, platform)[0] for _ in range(5)]
         pages = _overviews(instance, platform)
     gc.unfreeze()  # else DuckDB's binding reports them as leaks in the end
-    load_settings.cache_clear()
     return [
         Measurement("first look: longest tick", max(unknown), "s", TIME_LIMIT_S),
         Measurement("first look: ticks until the first 100 runs are asked for", asked, "ticks"),

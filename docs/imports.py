@@ -9,6 +9,7 @@ from pathlib import Path
 # Modules of one layer may use each other.
 LAYERS = (
     {
+        "environment": "environment variables that configure libraries",
         "errors": "the errors that are shown to a user in one line",
         "settings": "every setting, with its default and its source",
         "storage": "where files are kept, and how a file is written in one step",
@@ -27,6 +28,8 @@ LAYERS = (
     # No science package may use MLflow, so this layer comes after all of them.
     {"tracking": "training runs and registered models in MLflow"},
     {
+        "installation": "settings, folders, model store and Dagster's home of one installation",
+        "model_training": "trains, compares and promotes models",
         "single_images": "`tem-pipeline segment`: files that belong to no session",
         "data_dictionary": "writes the data dictionary",
     },

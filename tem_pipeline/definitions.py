@@ -1,5 +1,9 @@
 """Dagster's entry: `workspace.yaml` names this module."""
 
+from tem_pipeline.environment import configure_libraries
+from tem_pipeline.installation import installation_of
 from tem_pipeline.orchestration.build import build_definitions
+from tem_pipeline.settings import load_settings
 
-defs = build_definitions()
+configure_libraries()
+defs = build_definitions(installation_of(load_settings()))

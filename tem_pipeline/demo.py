@@ -1,9 +1,8 @@
-"""The main job on simulated micrographs: trains the four losses, processes a session, compares with truth.
+"""The main job on simulated micrographs: trains the four losses, processes a session, checks the result.
 
-Works below its own roots, DATA_ROOT/demo and MODELS_ROOT/demo, and never touches a laboratory's.
+The demo has its own folders, DATA_ROOT/demo and MODELS_ROOT/demo. It never touches the laboratory's.
 """
 
-import os
 import shutil
 import sys
 import time
@@ -11,8 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from tem_pipeline.settings import load_settings
-from tem_pipeline.storage import Layout, layout_of, read_table
+from tem_pipeline.installation import Installation, installation_of
+from tem_pipeline.settings import Settings
+from tem_pipeline.storage import Layout, read_table
 
 SESSION = "demo_session"
 ANNOTATED_SET = "simulated_core_shell"
@@ -21,19 +21,28 @@ IMAGES_PER_FORMAT = 2
 FILE_FORMATS = ("tif", "mrc", "emd", "hspy")
 
 
-def run_demo() -> None:
-    """Simulate, train, process, and print what came out."""
-    started = time.monotonic()
-    layout = _enter_demo()
-    truth = _simulate(layout)
-    # Imported now, when the settings name the demo's roots.
+def run_demo(settings: Settings) -> None:
+    """Simulate, train, process, and print the results.
+
+    Parameters
+    ----------
+    settings : Settings
+        The laboratory's; the demo's folders are below those that it names.
+    """
+    # Imported here: Dagster takes seconds to load.
     from tem_pipeline.orchestration.session_run import process_session
     from tem_pipeline.orchestration.training_run import train_sets
 
+    started = time.monotonic()
+    installation = demo_installation(settings)
+    layout = installation.layout
+    for root in (layout.data_root, layout.models_root, installation.dagster_home):
+        shutil.rmtree(Path(str(root)), ignore_errors=True)
+    truth = _simulate(layout)
     _say(f"2/3 training four losses on {layout.annotated / ANNOTATED_SET} (about five minutes)")
-    print(train_sets([ANNOTATED_SET], profile="quick"))
+    print(train_sets(installation, [ANNOTATED_SET], profile="quick"))
     _say(f"3/3 processing the session {layout.incoming / SESSION}")
-    print(process_session(Path(str(layout.incoming / SESSION))))
+    print(process_session(installation, Path(str(layout.incoming / SESSION))))
     print(_compare(layout, truth))
     print(
         f"\nTables:   {layout.lake}\nPictures: {layout.reports}\nMLflow:   {layout.mlflow}\n"
@@ -45,31 +54,29 @@ def _say(step: str) -> None:
     print(step, file=sys.stderr, flush=True)
 
 
-def _enter_demo() -> Layout:
-    """Turn this process to the demo's own roots, emptied; the laboratory's stay as they are."""
-    home = layout_of(load_settings())
-    data_root, models_root = Path(str(home.data_root)) / "demo", Path(str(home.models_root)) / "demo"
-    dagster_home = Path(os.environ.get("DAGSTER_HOME") or Path(__file__).resolve().parents[1] / ".dagster")
-    dagster_home = dagster_home if dagster_home.name == "demo" else dagster_home / "demo"
-    for root in (data_root, models_root, dagster_home):
-        shutil.rmtree(root, ignore_errors=True)
-    os.environ |= {
-        "TEM_DATA_ROOT": str(data_root),
-        "TEM_MODELS_ROOT": str(models_root),
-        "DAGSTER_HOME": str(dagster_home),
-    }
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
-    load_settings.cache_clear()
-    return layout_of(load_settings())
+def demo_installation(settings: Settings) -> Installation:
+    """Give the demo's own installation, with the embedded model store."""
+    laboratory = installation_of(settings)
+    home = laboratory.dagster_home
+    return installation_of(
+        settings.model_copy(
+            update={
+                "data_root": str(laboratory.layout.data_root / "demo"),
+                "models_root": str(laboratory.layout.models_root / "demo"),
+                "dagster_home": str(home if home.name == "demo" else home / "demo"),
+                "mlflow_tracking_uri": None,
+            }
+        )
+    )
 
 
 def _simulate(layout: Layout) -> pd.DataFrame:
-    """Write an annotated set, and a session in four file formats with a broken file among them.
+    """Write an annotated set, and a session in four file formats with one broken file.
 
     Returns
     -------
     DataFrame
-        The session's true particles, with the name of their image.
+        The session's true particles, with the name of their image file.
     """
     from tem_pipeline.simulation.sessions import simulate_annotated_set, simulate_session
 
@@ -91,7 +98,7 @@ def _simulate(layout: Layout) -> pd.DataFrame:
 
 
 def _compare(layout: Layout, truth: pd.DataFrame) -> str:
-    """Hold the session's particle table against the truth, over whole particles."""
+    """Compare the whole particles of the session's table with the true ones."""
     found = read_table(layout.table("particle_table", SESSION))
     found_whole = found[~found["touches_edge"]]
     true_whole = truth[~truth["touches_edge"]]

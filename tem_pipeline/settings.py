@@ -1,7 +1,6 @@
 """Every setting of the platform, typed, in one place; set by the environment (TEM_…) or a `.env` file."""
 
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 from zoneinfo import available_timezones
@@ -16,7 +15,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 
 class Settings(BaseSettings):
-    """What a laboratory may choose; relative roots are relative to the project, not the working directory."""
+    """What a laboratory can choose. Relative folders are relative to the project."""
 
     model_config = SettingsConfigDict(
         env_prefix="TEM_", env_file=PROJECT_ROOT / ".env", extra="ignore", frozen=True, populate_by_name=True
@@ -33,7 +32,12 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str | None = Field(
         default=None,
         validation_alias=AliasChoices("MLFLOW_TRACKING_URI", "mlflow_tracking_uri"),
-        description="an MLflow server; without it the embedded store below the models root is used",
+        description="address of an MLflow server; if unset, the embedded store below the models root",
+    )
+    dagster_home: str = Field(
+        default=".dagster",
+        validation_alias=AliasChoices("DAGSTER_HOME", "dagster_home"),
+        description="folder of Dagster's records; the daemon reads it from the environment only",
     )
     threads: int = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)),
@@ -103,30 +107,35 @@ class Settings(BaseSettings):
         return name
 
 
-@lru_cache(maxsize=1)
 def load_settings() -> Settings:
-    """Read the settings once.
+    """Read the settings from the environment and the `.env` file.
 
     Raises
     ------
     UserError
-        Naming the setting and what is wrong with it.
+        When a setting is wrong; the message names it.
     """
     try:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"setting TEM_{name.upper()}: {first['msg']}") from error
+        raise UserError(f"setting {_variable(name)}: {first['msg']}") from error
     except Exception as error:  # pydantic-settings' own errors, such as a list that is no JSON
         raise UserError(f"settings can't be read: {error}") from error
+
+
+def _variable(name: str) -> str:
+    """Give the environment variable of a setting. MLflow and Dagster read theirs too."""
+    shared = ("MLFLOW_TRACKING_URI", "DAGSTER_HOME")
+    return name.upper() if name.upper() in shared else f"TEM_{name.upper()}"
 
 
 def settings_table(settings: Settings) -> list[dict[str, str]]:
     """List every setting with its environment variable, value, origin and meaning."""
     rows = []
     for name, field in Settings.model_fields.items():
-        variable = "MLFLOW_TRACKING_URI" if name == "mlflow_tracking_uri" else f"TEM_{name.upper()}"
+        variable = _variable(name)
         if variable in os.environ:
             origin = "environment"
         elif name in settings.model_fields_set:

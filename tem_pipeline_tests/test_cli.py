@@ -1,16 +1,24 @@
-"""What the command line does without a model: exit status, one line a failure, nothing but JSON on stdout."""
+"""The command line without a model: exit status, one line per failure, nothing but JSON on stdout."""
 
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import tifffile
+import typer
 
+from tem_pipeline import __version__, cli
 from tem_pipeline.settings import PROJECT_ROOT
+from tem_pipeline.simulation.imaging import Imaging
+from tem_pipeline.simulation.specimens import Population
+from tem_pipeline.training.losses import LOSSES
 from tem_pipeline_tests.orchestration.conftest import lay_model
 
 
@@ -83,11 +91,16 @@ def test_query_refuses_to_write_or_to_read_other_files(run):
         assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_query_writes_the_file_that_is_asked_for(run, tmp_path: Path):
-    for suffix in ("csv", "parquet", "xlsx"):
-        done = run("query", "SELECT 1 AS n", "--out", tmp_path / f"answer.{suffix}")
-        assert done.returncode == 0, done.stderr
-        assert (tmp_path / f"answer.{suffix}").stat().st_size > 0
+@pytest.mark.parametrize(
+    ("suffix", "read"), [("csv", pd.read_csv), ("parquet", pd.read_parquet), ("xlsx", pd.read_excel)]
+)
+def test_query_writes_its_result_into_the_named_file(run, tmp_path: Path, suffix: str, read):
+    sql = "SELECT * FROM (VALUES (1, 'a', 0.5), (2, 'b', 1.5)) AS v(n, name, share) ORDER BY n"
+    file = tmp_path / f"answer.{suffix}"
+    done = run("query", sql, "--out", file)
+    assert (done.returncode, done.stdout.strip()) == (0, str(file)), done.stderr
+    expected = pd.DataFrame({"n": [1, 2], "name": ["a", "b"], "share": [0.5, 1.5]})
+    pd.testing.assert_frame_equal(read(file), expected, check_dtype=False)
 
 
 def test_settings_are_listed_with_their_origin(run, tmp_path: Path):
@@ -142,17 +155,70 @@ def test_segmenting_a_file_loads_nothing_that_it_does_without(tmp_path: Path):
     assert pq.read_metadata(tmp_path / "out/particle_table.parquet").num_rows > 0
 
 
-def test_a_model_is_found_before_what_tables_bars_and_training_need_is_loaded():
+def test_the_command_line_starts_without_the_libraries_of_its_commands():
     program = (
-        "import sys, tem_pipeline.cli, tem_pipeline.tracking;"
-        "print({'pandas', 'rich', 'tem_pipeline.training.fitting'} & set(sys.modules))"
+        "import sys, tem_pipeline.cli, tem_pipeline.tracking.champion;"
+        "print({'pandas', 'rich', 'openvino', 'mlflow', 'dagster', 'tem_pipeline.training.fitting'}"
+        " & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
 
-def test_help_is_the_same_from_the_installed_command():
-    command = [str(Path(sys.executable).parent / "tem-pipeline"), "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, check=True)
-    for name in ("demo", "simulate", "train", "evaluate", "process", "segment", "info", "query", "settings"):
-        assert name in done.stdout
+def parameters() -> Iterator[tuple[str, Any]]:
+    """Give every argument and option of every command, with the name of its command."""
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    for name, command in commands.items():
+        assert command.help, name
+        yield from ((name, parameter) for parameter in command.params if parameter.name != "help")
+
+
+def test_every_argument_and_option_has_a_help_text_and_a_default():
+    told = list(parameters())
+    assert len(told) > 30
+    for command, parameter in told:
+        what = f"{command} {parameter.name}"
+        assert parameter.help, what
+        has_default = parameter.default is not None or isinstance(parameter.show_default, str)
+        assert parameter.required or has_default, f"{what}: neither required nor a default"
+        unit = {"size": "px", "dose": "per pixel"}.get(parameter.name) or (
+            "nm" if parameter.name.endswith("_nm") else ""
+        )
+        assert unit in parameter.help, f"{what}: no unit"
+
+
+def test_the_defaults_told_for_a_simulation_are_the_simulators():
+    told = {parameter.name: parameter.show_default for name, parameter in parameters() if name == "simulate"}
+    population = Population()
+    assert float(told["dose"]) == Imaging().dose
+    assert float(told["mean_nm"]) == population.mean_nm
+    share = population.sd_nm / population.mean_nm
+    assert float(told["sd_nm"].split()[0]) == pytest.approx(share, abs=5e-4)
+
+
+def test_an_unknown_loss_is_wrong_usage_that_names_the_losses(run):
+    done = run("train", "nothing", "--loss", "hinge")
+    assert done.returncode == 2
+    assert all(name in " ".join(done.stderr.split()) for name in ("hinge", *LOSSES))
+
+
+def test_the_version_is_told(run):
+    done = run("--version")
+    assert (done.returncode, done.stdout.strip()) == (0, __version__)
+
+
+def test_the_installed_command_has_the_same_help_as_the_module():
+    def helped(*program: str) -> tuple[str, str]:
+        done = subprocess.run(
+            [*program, "--help"], capture_output=True, text=True, cwd=PROJECT_ROOT, check=True
+        )
+        usage, _, rest = done.stdout.partition("Usage:")[2].partition("\n")
+        return usage.strip(), rest
+
+    installed = str(Path(sys.executable).parent / "tem-pipeline")
+    for command in ([], ["segment"]):
+        usage, described = helped(installed, *command)
+        assert usage.startswith(" ".join(["tem-pipeline", *command]))
+        assert described == helped(sys.executable, "-m", "tem_pipeline.cli", *command)[1]
+    described = helped(installed)[1]
+    assert all(name in described for name in typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]

@@ -1,30 +1,68 @@
+import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from tem_pipeline.demo import demo_installation
 from tem_pipeline.errors import UserError
-from tem_pipeline.settings import PROJECT_ROOT, load_settings, resolve_root, settings_table
-from tem_pipeline.storage import layout_of
+from tem_pipeline.installation import installation_of
+from tem_pipeline.orchestration.resources import platform_of
+from tem_pipeline.settings import PROJECT_ROOT, Settings, load_settings, resolve_root, settings_table
+from tem_pipeline.storage import layout_of, read_table, write_table
 
 
-@pytest.fixture(autouse=True)
-def fresh_settings():
-    load_settings.cache_clear()
-    yield
-    load_settings.cache_clear()
-
-
-def test_relative_roots_lie_below_the_project_whatever_the_working_directory(monkeypatch, tmp_path: Path):
+def test_relative_roots_are_below_the_project_from_any_folder(monkeypatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     assert Path(str(resolve_root("data"))) == PROJECT_ROOT / "data"
     assert Path(str(resolve_root(str(tmp_path)))) == tmp_path
 
 
-def test_a_root_may_be_elsewhere_than_on_this_machine():
-    assert str(resolve_root("memory://lake/data")) == "memory://lake/data"
+def test_tables_can_be_kept_on_another_file_system():
+    layout = layout_of(Settings(data_root="memory://laboratory/data"))
+    table = layout.table("particle_table", "s")
+    assert not table.exists()
+    write_table(table, pd.DataFrame({"area_px": [3]}))
+    assert str(table) == "memory://laboratory/data/lake/particle_table/session=s/part-0.parquet"
+    assert read_table(table)["area_px"].tolist() == [3]
+    table.unlink()
+    assert not list(PROJECT_ROOT.glob("memory*"))
 
 
-def test_the_pretrained_model_lies_in_the_project_whatever_the_models_root(monkeypatch, tmp_path: Path):
+def test_without_a_setting_dagster_keeps_its_records_in_the_project(monkeypatch, tmp_path: Path):
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    assert installation_of(load_settings()).dagster_home == PROJECT_ROOT / ".dagster"
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    assert installation_of(load_settings()).dagster_home == tmp_path
+
+
+def test_the_demo_has_its_own_folders_and_the_embedded_store(tmp_path: Path):
+    laboratory = Settings(
+        data_root=str(tmp_path / "data"),
+        models_root=str(tmp_path / "models"),
+        dagster_home=str(tmp_path / "dagster"),
+        mlflow_tracking_uri="http://mlflow.example",
+    )
+    environment = dict(os.environ)
+    demo = demo_installation(laboratory)
+    assert Path(str(demo.layout.data_root)) == tmp_path / "data/demo"
+    assert Path(str(demo.layout.models_root)) == tmp_path / "models/demo"
+    assert demo.dagster_home == tmp_path / "dagster/demo"
+    assert demo.store.database == tmp_path / "models/demo/mlflow/mlflow.db"
+    assert dict(os.environ) == environment
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_works_in_the_folders_of_its_installation(monkeypatch, tmp_path: Path):
+    monkeypatch.setenv("TEM_DATA_ROOT", str(tmp_path / "other"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
+    own = Settings(data_root=str(tmp_path / "own"), mlflow_tracking_uri=None)
+    given = platform_of(installation_of(own)).installation
+    assert Path(str(given.layout.data_root)) == tmp_path / "own"
+    assert given.store == installation_of(own).store
+
+
+def test_the_pretrained_model_does_not_follow_the_models_root(monkeypatch, tmp_path: Path):
     monkeypatch.delenv("TEM_PRETRAINED_MODEL")
     monkeypatch.setenv("TEM_MODELS_ROOT", str(tmp_path / "models"))
     layout = layout_of(load_settings())
@@ -38,6 +76,13 @@ def test_the_environment_wins_and_is_named_as_the_origin(monkeypatch):
     assert rows["TEM_TILE_PX"]["value"] == "256"
     assert rows["TEM_TILE_PX"]["origin"] == "environment"
     assert rows["TEM_TILE_OVERLAP_PX"]["origin"] == "default"
+
+
+def test_settings_shared_with_dagster_and_mlflow_keep_their_names(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
+    rows = {row["setting"]: row for row in settings_table(load_settings())}
+    assert rows["MLFLOW_TRACKING_URI"]["value"] == "http://mlflow.example"
+    assert rows["DAGSTER_HOME"]["origin"] == "environment"
 
 
 def test_a_wrong_setting_is_one_line_that_names_it(monkeypatch):

@@ -1,30 +1,30 @@
-"""Runs the same jobs in this process, for the command line; Dagster's UI shows these runs like any other."""
+"""Runs jobs in this process, for the command line. Dagster's UI shows these runs like any other."""
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from tem_pipeline.errors import UserError
+from tem_pipeline.installation import Installation
 from tem_pipeline.orchestration.build import build_definitions
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.session_life.failures import failure_reason
 from tem_pipeline.settings import PROJECT_ROOT
 
 
-def open_instance() -> dg.DagsterInstance:
-    """Open Dagster's instance: DAGSTER_HOME, or else `.dagster/` in the project."""
-    home = Path(os.environ.setdefault("DAGSTER_HOME", str(PROJECT_ROOT / ".dagster")))
+def open_instance(installation: Installation) -> dg.DagsterInstance:
+    """Open Dagster's instance in the installation's home; a new home gets the project's `dagster.yaml`."""
+    home = installation.dagster_home
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "dagster.yaml").exists():
         shutil.copyfile(PROJECT_ROOT / "dagster.yaml", home / "dagster.yaml")
-    return dg.DagsterInstance.get()
+    return dg.DagsterInstance.from_config(str(home))
 
 
 def run_job(
+    installation: Installation,
     name: str,
     *,
     session: str | None = None,
@@ -36,23 +36,24 @@ def run_job(
 
     Parameters
     ----------
+    installation : Installation
     name : str
-        Of a job in `jobs`.
+        Name of a job in `jobs`.
     session : str, optional
-        Key of the session; its partition is registered first.
+        Key of the session. Its partition is registered first.
     assets : sequence of str, optional
-        Only these assets of the job, as keys with slashes.
+        Keys of the job's assets to materialise, with slashes; by default all.
     resources : mapping, optional
         Configuration of resources by name.
 
     Raises
     ------
     UserError
-        When the run failed, with the reason of the step that failed.
+        When the run fails, with the reason of the failed step.
     """
-    with open_instance() as instance:
-        # Dagster resolves definitions by the instance opened last in this process: it must be a living one.
-        job = build_definitions().resolve_job_def(name)
+    with open_instance(installation) as instance:
+        # Dagster resolves definitions with the instance opened last in this process, which must be open.
+        job = build_definitions(installation).resolve_job_def(name)
         if session is not None:
             instance.add_dynamic_partitions(str(SESSIONS.name), [session])
         result = job.execute_in_process(

@@ -1,4 +1,4 @@
-"""What assets get from outside: folders, stores, training plan and session lock; tests swap them."""
+"""What assets get from outside: the installation, the training plan and the session lock."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,38 +9,60 @@ import dagster as dg
 from pydantic import Field
 from upath import UPath
 
-from tem_pipeline import tracking
 from tem_pipeline.errors import UserError
+from tem_pipeline.installation import Installation, installation_of
 from tem_pipeline.settings import Settings, load_settings
-from tem_pipeline.storage import Layout, layout_of, session_lock
+from tem_pipeline.storage import Layout, session_lock
+from tem_pipeline.tracking.store import ModelStore
 
 PARTITION_TAG = "dagster/partition"
 SESSION_FOLDER_TAG = "tem_pipeline/session_folder"
 
 
 class Platform(dg.ConfigurableResource):
-    """The installation: its settings, with roots that may be overridden, and what follows from them."""
+    """Gives the installation: the settings of the environment, with overrides."""
 
     data_root: str | None = Field(default=None, description="overrides TEM_DATA_ROOT")
     models_root: str | None = Field(default=None, description="overrides TEM_MODELS_ROOT")
     pretrained_model: str | None = Field(default=None, description="overrides TEM_PRETRAINED_MODEL")
-    mlflow_tracking_uri: str | None = Field(default=None, description="overrides MLFLOW_TRACKING_URI")
+    mlflow_tracking_uri: str | None = Field(
+        default=None, description="overrides MLFLOW_TRACKING_URI; empty: the embedded store"
+    )
+
+    @property
+    def installation(self) -> Installation:
+        """The installation that assets, sensors and schedules work on."""
+        overrides = {name: value for name, value in self.model_dump().items() if value is not None}
+        return installation_of(load_settings().model_copy(update=overrides))
 
     @property
     def settings(self) -> Settings:
-        """The settings in force."""
-        overrides = {name: value for name, value in self.model_dump().items() if value is not None}
-        return load_settings().model_copy(update=overrides)
+        """The installation's settings."""
+        return self.installation.settings
 
     @property
     def layout(self) -> Layout:
-        """Where things lie."""
-        return layout_of(self.settings)
+        """The installation's folders."""
+        return self.installation.layout
 
     @property
-    def store(self) -> tracking.ModelStore:
-        """Where models are tracked."""
-        return tracking.store_of(self.settings, self.layout)
+    def store(self) -> ModelStore:
+        """The installation's model store."""
+        return self.installation.store
+
+
+def platform_of(installation: Installation) -> Platform:
+    """Give the resource of an installation.
+
+    Its folders and its model store are fixed. Other settings are read from the environment when needed.
+    """
+    layout = installation.layout
+    return Platform(
+        data_root=str(layout.data_root),
+        models_root=str(layout.models_root),
+        pretrained_model=str(layout.pretrained),
+        mlflow_tracking_uri=installation.settings.mlflow_tracking_uri or "",
+    )
 
 
 class TrainingPlan(dg.ConfigurableResource):

@@ -1,42 +1,42 @@
-"""Processes one session folder from the command line, by the same job as at night."""
+"""Processes one session folder from the command line, with the job that also runs at night."""
 
 from pathlib import Path
 
 import pandas as pd
 
 from tem_pipeline.errors import UserError
+from tem_pipeline.installation import Installation
 from tem_pipeline.micrographs.sessions import session_key
 from tem_pipeline.orchestration.launch import run_job
 from tem_pipeline.orchestration.resources import SESSION_FOLDER_TAG
-from tem_pipeline.settings import load_settings
-from tem_pipeline.storage import Layout, layout_of, read_table
+from tem_pipeline.storage import Layout, read_table
 
 
-def process_session(folder: Path) -> str:
+def process_session(installation: Installation, folder: Path) -> str:
     """Register a session folder and make its masks, particle table, statistics and report.
 
     Returns
     -------
     str
-        What was found and where it lies, for a person.
+        Summary of the results and their files.
 
     Raises
     ------
     UserError
-        When the folder can't be processed, or its key belongs to another folder.
+        When the folder can't be processed, or its key is that of another session.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: is no folder; name a session's folder")
+        raise UserError(f"{folder}: is not a folder; name a session's folder")
     folder = folder.resolve()
     key = session_key(folder.name)
-    layout = layout_of(load_settings())
+    layout = installation.layout
     _refuse_taken_key(layout, key, folder)
-    run_job("process_session", session=key, tags={SESSION_FOLDER_TAG: str(folder)})
+    run_job(installation, "process_session", session=key, tags={SESSION_FOLDER_TAG: str(folder)})
     return summarise_session(layout, key)
 
 
 def _refuse_taken_key(layout: Layout, key: str, folder: Path) -> None:
-    """Refuse a folder whose name another session has: it would replace that session's tables."""
+    """Refuse a folder with the name of another session, because it would replace that session's tables."""
     below_incoming = Path(str(layout.incoming)).resolve() / folder.name
     if folder != below_incoming and below_incoming.is_dir():
         raise UserError(f"{folder}: {below_incoming} has the same name; rename one of the folders")
@@ -50,7 +50,7 @@ def _refuse_taken_key(layout: Layout, key: str, folder: Path) -> None:
 
 
 def summarise_session(layout: Layout, key: str) -> str:
-    """Say in a few lines what a session holds and where its tables are."""
+    """Summarise a session's results and the files they are in."""
     manifest = read_table(layout.table("raw_tem_images", key))
     distributions = read_table(layout.table("size_distributions", key))
     status = manifest["status"].value_counts()

@@ -1,15 +1,16 @@
-"""Trains from the command line, by the same job as in Dagster's UI."""
+"""Trains from the command line, with the same job as in Dagster's UI."""
 
 from collections.abc import Sequence
 
-from tem_pipeline.orchestration.assets.training import SCORE_NAMES, model_key
+from tem_pipeline.installation import Installation
+from tem_pipeline.model_training import SCORE_NAMES, model_key
 from tem_pipeline.orchestration.launch import run_job
-from tem_pipeline.settings import load_settings
-from tem_pipeline.storage import Layout, layout_of, read_table
+from tem_pipeline.storage import Layout, read_table
 from tem_pipeline.training.losses import LOSSES
 
 
 def train_sets(
+    installation: Installation,
     sets: Sequence[str],
     profile: str = "standard",
     losses: Sequence[str] = (),
@@ -17,22 +18,24 @@ def train_sets(
     split_seed: int = 0,
     seed: int = 0,
 ) -> str:
-    """Train one model a loss, compare them on the test images, let the best become champion if it earns it.
+    """Train one model per loss; the best becomes champion if it beats the current one.
 
     Parameters
     ----------
+    installation : Installation
     sets : sequence of str
         Absolute folders, or names below annotated/.
     losses : sequence of str
-        None: all four.
+        Names of losses; empty: all.
 
     Returns
     -------
     str
-        The comparison and the champion, for a person.
+        The comparison on the test images and the champion.
     """
     chosen = [model_key(loss) for loss in LOSSES if not losses or loss in losses]
     run_job(
+        installation,
         "train_models",
         assets=[
             "training/annotated_images",
@@ -51,7 +54,7 @@ def train_sets(
             }
         },
     )
-    return summarise_training(layout_of(load_settings()))
+    return summarise_training(installation.layout)
 
 
 def summarise_training(layout: Layout) -> str:

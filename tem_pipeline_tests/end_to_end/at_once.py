@@ -10,6 +10,7 @@ from collections.abc import Callable
 import dagster as dg
 
 from tem_pipeline import cli
+from tem_pipeline.installation import installation_of
 from tem_pipeline.orchestration.build import build_definitions
 from tem_pipeline.orchestration.launch import open_instance
 from tem_pipeline.orchestration.partitions import SESSIONS
@@ -37,12 +38,13 @@ def night(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
 
 def ask_and_run(ask: Callable[[dg.DagsterInstance], list[dg.RunRequest]], everybody) -> None:
     """Ask what is to be run, wait until everybody has, and run it."""
-    with open_instance() as instance:
+    installation = installation_of(load_settings())
+    with open_instance(installation) as instance:
         (request,) = ask(instance)
         everybody.wait()
         key = str(request.partition_key)
         instance.add_dynamic_partitions(str(SESSIONS.name), [key])
-        build_definitions().resolve_job_def(str(request.job_name)).execute_in_process(
+        build_definitions(installation).resolve_job_def(str(request.job_name)).execute_in_process(
             instance=instance, partition_key=key, tags=dict(request.tags)
         )
 
@@ -59,7 +61,7 @@ def main() -> None:
     # What was imported here needn't be imported by each: they start together.
     start = multiprocessing.get_context("fork")
     everybody = start.Barrier(4, timeout=120)
-    with open_instance():
+    with open_instance(installation_of(load_settings())):
         pass  # its databases are made once
     processes = [
         *(start.Process(target=ask_and_run, args=(ask, everybody)) for ask in (tick, tick, night)),

@@ -15,7 +15,7 @@ from tem_pipeline.segmentation.models import read_card, write_card
 from tem_pipeline.simulation.sessions import simulate_session
 from tem_pipeline.simulation.specimens import Population
 from tem_pipeline.tables import PARTICLE_SCHEMA
-from tem_pipeline.tracking import NO_CHAMPION_YET
+from tem_pipeline.tracking.champion import NO_CHAMPION_YET
 from tem_pipeline_tests.end_to_end.conftest import Laboratory
 
 

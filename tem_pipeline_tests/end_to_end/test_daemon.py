@@ -14,13 +14,14 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from tem_pipeline import tracking
 from tem_pipeline.orchestration.resources import Platform
 from tem_pipeline.orchestration.session_life.session_tables import SESSION_TABLES
 from tem_pipeline.particles.query import run_query
 from tem_pipeline.settings import PROJECT_ROOT, Settings
 from tem_pipeline.simulation.sessions import simulate_session
 from tem_pipeline.storage import Layout, read_table
+from tem_pipeline.tracking.champion import CHAMPION
+from tem_pipeline.tracking.store import REGISTERED_MODEL, open_store, store_of
 from tem_pipeline_tests.end_to_end.daemon import Daemon, watched
 from tem_pipeline_tests.orchestration.conftest import deliver, lay_champion, process
 
@@ -179,10 +180,10 @@ def test_whatever_is_killed_every_session_ends_with_one_right_table(
 
 def register_champion(layout: Layout) -> None:
     """Let the registry's alias name the champion that was laid down, so that every run asks the registry."""
-    with tracking._client(tracking.store_of(Settings(), layout)) as client:
-        client.create_registered_model(tracking.REGISTERED_MODEL)
-        version = client.create_model_version(tracking.REGISTERED_MODEL, source="file:///nowhere").version
-        client.set_registered_model_alias(tracking.REGISTERED_MODEL, tracking.CHAMPION, version)
+    with open_store(store_of(Settings(), layout)) as client:
+        client.create_registered_model(REGISTERED_MODEL)
+        version = client.create_model_version(REGISTERED_MODEL, source="file:///nowhere").version
+        client.set_registered_model_alias(REGISTERED_MODEL, CHAMPION, version)
 
 
 def test_sensors_the_night_and_a_person_at_once_make_one_right_table(daemon, files, tmp_path: Path):

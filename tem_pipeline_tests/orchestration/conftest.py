@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from tem_pipeline.orchestration.build import build_definitions
-from tem_pipeline.orchestration.io_managers import LakeTables
 from tem_pipeline.orchestration.partitions import SESSIONS
-from tem_pipeline.orchestration.resources import Platform, SessionLock
+from tem_pipeline.orchestration.resources import Platform
 from tem_pipeline.orchestration.session_life.failures import failure_reason
 from tem_pipeline.orchestration.session_life.schedules import build_nightly_schedule
 from tem_pipeline.segmentation.models import ModelCard, write_card
@@ -41,18 +40,12 @@ def platform(tmp_path: Path) -> Platform:
 
 @pytest.fixture
 def definitions(platform: Platform, instance: dg.DagsterInstance) -> dg.Definitions:
-    # Dagster resolves definitions by the instance that this process opened last: it must be a living one.
+    # Dagster resolves definitions with the instance opened last in this process, which must be open.
     return definitions_of(platform)
 
 
 def definitions_of(platform: Platform) -> dg.Definitions:
-    return build_definitions(
-        {
-            "platform": platform,
-            "session_lock": SessionLock(platform=platform),
-            "tables": LakeTables(platform=platform),
-        }
-    )
+    return build_definitions(platform.installation)
 
 
 def deliver(files: list[Path], folder: Path) -> None:
@@ -64,9 +57,6 @@ def deliver(files: list[Path], folder: Path) -> None:
 @pytest.fixture
 def settle_at_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TEM_SETTLING_S", "0")
-    load_settings.cache_clear()
-    yield
-    load_settings.cache_clear()
 
 
 @pytest.fixture(scope="module")

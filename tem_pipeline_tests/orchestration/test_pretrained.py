@@ -3,7 +3,7 @@ import pytest
 
 from tem_pipeline.orchestration.resources import Platform
 from tem_pipeline.storage import read_table
-from tem_pipeline.tracking import NO_CHAMPION_YET
+from tem_pipeline.tracking.champion import NO_CHAMPION_YET
 from tem_pipeline_tests.orchestration.conftest import deliver, lay_champion, lay_model, process
 
 pytestmark = pytest.mark.usefixtures("settle_at_once")

@@ -3,56 +3,66 @@ from pathlib import Path
 
 import pytest
 
-from tem_pipeline import tracking
+from tem_pipeline.installation import Installation, installation_of
 from tem_pipeline.orchestration.training_run import train_sets
-from tem_pipeline.segmentation.models import ModelCard, read_card, write_card
-from tem_pipeline.settings import Settings, load_settings
+from tem_pipeline.segmentation.models import read_card, write_card
+from tem_pipeline.settings import Settings
 from tem_pipeline.simulation.sessions import simulate_annotated_set
-from tem_pipeline.storage import Layout, layout_of
+from tem_pipeline.storage import read_table
 from tem_pipeline.training.fitting import PROFILES
 
 
 @pytest.fixture
-def layout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """A laboratory with a small annotated set and a quick profile that takes seconds."""
-    for name in ("data", "models"):
-        monkeypatch.setenv(f"TEM_{name.upper()}_ROOT", str(tmp_path / name))
-    monkeypatch.setenv("TEM_PRETRAINED_MODEL", str(tmp_path / "pretrained"))
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
+def laboratory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Installation:
+    """An installation with a small annotated set and profiles that take seconds."""
     tiny = {"base_width": 4, "crop_px": 64, "augmented_images": 16, "steps": 4, "epoch_steps": 2, "batch": 4}
     for name, width in (("quick", 4), ("standard", 6)):
         monkeypatch.setitem(PROFILES, name, replace(PROFILES[name], **{**tiny, "base_width": width}))
-    load_settings.cache_clear()
-    layout = layout_of(load_settings())
-    simulate_annotated_set(Path(str(layout.annotated / "small")), images=8, size=96)
-    yield layout
-    load_settings.cache_clear()
+    installation = installation_of(
+        Settings(
+            data_root=str(tmp_path / "data"),
+            models_root=str(tmp_path / "models"),
+            pretrained_model=str(tmp_path / "pretrained"),
+            dagster_home=str(tmp_path / "dagster"),
+        )
+    )
+    simulate_annotated_set(Path(str(installation.layout.annotated / "small")), images=8, size=96)
+    return installation
 
 
-def parameters(card: ModelCard, layout: Layout) -> dict[str, str]:
+def test_a_training_logs_its_scores_and_writes_them_into_the_card(laboratory: Installation):
     import mlflow
 
-    return mlflow.MlflowClient(tracking.store_of(Settings(), layout).uri).get_run(card.run_id).data.params
+    said = train_sets(laboratory, ["small"], "quick", ["dice"])
+    card = read_card(laboratory.layout.champion)
+    run = mlflow.MlflowClient(laboratory.store.uri).get_run(card.run_id)
+    assert card.validation_scores.keys() == {"accuracy", "mean_iou", "dice", "iou"}
+    logged = {name: run.data.metrics[f"best_val_{name}"] for name in card.validation_scores}
+    assert logged == pytest.approx(card.validation_scores)
+    assert run.data.metrics.get("best_val_diameter_error") == card.diameter_error
+    assert run.data.params["training_images"] == str(len(card.training_images))
+    row = read_table(laboratory.layout.table("training/model_dice")).iloc[0]
+    assert (row["run_id"], row["validation_dice"]) == (card.run_id, card.validation_scores["dice"])
+    assert "champion: models:/tem_segmentation/1 (dice)" in said
 
 
-def test_a_training_from_the_pretrained_model_has_its_width_and_the_first_model_is_champion(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch
-):
-    train_sets(["small"], "quick", ["dice"])
-    first = read_card(layout.champion)
+def test_training_from_the_pretrained_model_keeps_its_width(laboratory: Installation, tmp_path: Path):
+    train_sets(laboratory, ["small"], "quick", ["dice"])
+    first = read_card(laboratory.layout.champion)
     assert (first.base_width, first.version, first.pixel_size_nm) == (4, "1", pytest.approx((0.1, 0.1)))
-    Path(str(layout.champion)).rename(str(layout.pretrained))
-    # Another laboratory, which has no champion.
-    monkeypatch.setenv("TEM_MODELS_ROOT", f"{layout.models_root}_of_others")
-    load_settings.cache_clear()
-    layout = layout_of(load_settings())
-    elsewhere = ("an image of the pretraining",)
-    write_card(layout.pretrained, replace(first, name="pretrained", version="9", training_images=elsewhere))
-    train_sets(["small"], "standard", ["dice"], start_from="pretrained")
-    card = read_card(layout.champion)
+    Path(str(laboratory.layout.champion)).rename(tmp_path / "pretrained")
+    # Another laboratory with the same images, which has no champion.
+    others = installation_of(laboratory.settings.model_copy(update={"models_root": str(tmp_path / "others")}))
+    seen_before = ("an image of the pretraining",)
+    card = replace(first, name="pretrained", version="9", training_images=seen_before)
+    write_card(others.layout.pretrained, card)
+    train_sets(others, ["small"], "standard", ["dice"], start_from="pretrained")
+    card = read_card(others.layout.champion)
     assert (card.name, card.version, card.base_width) == ("tem_segmentation", "1", 4)
-    assert set(elsewhere) < set(card.training_images)
-    logged = parameters(card, layout)
+    assert set(seen_before) < set(card.training_images)
+    import mlflow
+
+    logged = mlflow.MlflowClient(others.store.uri).get_run(card.run_id).data.params
     assert (logged["base_width"], logged["start_from"]) == ("4", "pretrained")
     assert logged["start_weights_sha256"] == first.weights_sha256
     assert "pretrained version 9" in logged["start_remark"]

@@ -10,7 +10,7 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
-from tem_pipeline import progress, tracking
+from tem_pipeline import progress
 from tem_pipeline.images_in_flight import most_in_flight
 from tem_pipeline.micrographs.session_images import ingest_session
 from tem_pipeline.orchestration import previews
@@ -23,6 +23,7 @@ from tem_pipeline.particles.table import measure_session
 from tem_pipeline.segmentation.inference import Segmentation
 from tem_pipeline.segmentation.masks import predict_session_masks
 from tem_pipeline.segmentation.models import load_model
+from tem_pipeline.tracking.champion import NO_CHAMPION_YET, champion_or_pretrained
 
 WARN = dg.AssetCheckSeverity.WARN
 GROUP: dict[str, Any] = {
@@ -104,10 +105,10 @@ def predicted_masks(
     from tem_pipeline.reports.overlays import overlay_png
 
     layout, settings = platform.layout, platform.settings
-    folder = tracking.champion_or_pretrained(platform.store, layout)
+    folder = champion_or_pretrained(platform.store, layout)
     in_flight = most_in_flight(raw_tem_images[raw_tem_images["status"] == "ok"])
     model = load_model(folder, settings.threads, settings.precision, in_flight)
-    remark = tracking.NO_CHAMPION_YET if folder == layout.pretrained else None
+    remark = NO_CHAMPION_YET if folder == layout.pretrained else None
     if remark:
         context.log.warning(remark)
         progress.say(remark)

@@ -15,7 +15,6 @@ from tem_pipeline.orchestration.session_life.abandoned_runs import fail_abandone
 from tem_pipeline.orchestration.session_life.failures import session_failures
 from tem_pipeline.orchestration.session_life.requests import ATTEMPT_TAG, FINGERPRINT_TAG
 from tem_pipeline.orchestration.session_life.session_tables import FAILURE_TABLE
-from tem_pipeline.settings import load_settings
 from tem_pipeline.storage import read_table, session_lock
 from tem_pipeline_tests.orchestration.conftest import deliver
 
@@ -82,10 +81,8 @@ def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("TEM_WEBHOOK_URL", f"http://127.0.0.1:{server.server_port}/hook")
-        load_settings.cache_clear()
         yield SimpleNamespace(told=told, answer=answer)
         server.shutdown()
-    load_settings.cache_clear()
 
 
 def test_the_webhook_hears_once_of_each_failure_that_is_not_retried(report, webhook):

@@ -137,7 +137,6 @@ def test_faulty_folders_do_not_hold_up_other_sessions(evaluate, tick, incoming, 
 
 def test_an_arriving_session_waits(tick, incoming, files, monkeypatch):
     monkeypatch.setenv("TEM_SETTLING_S", "1000")
-    load_settings.cache_clear()
     deliver(files, incoming / "a")
     assert tick() == []
     assert tick() == []
@@ -160,7 +159,6 @@ def test_many_folders_are_asked_for_in_small_steps(tick, incoming, files, instan
 
 def test_a_setting_processes_sessions_on_arrival(tick, incoming, files, monkeypatch):
     monkeypatch.setenv("TEM_PROCESS_ON_ARRIVAL", "true")
-    load_settings.cache_clear()
     deliver(files, incoming / "a")
     assert [request.job_name for request in tick()] == ["process_session"]
 
@@ -212,7 +210,6 @@ def test_a_crash_is_left_to_dagster_while_it_may_retry(tick, crash, incoming, fi
     assert tick() == []
     # The daemon may have been killed before it retried.
     monkeypatch.setenv("TEM_ABANDONED_AFTER_S", "1")
-    load_settings.cache_clear()
     time.sleep(1.1)
     assert [request.tags[ATTEMPT_TAG] for request in tick()] == ["2"]
 
@@ -235,7 +232,6 @@ def test_a_full_run_that_crashed_after_its_manifest_is_asked_for_again(
     tick, run, crash, incoming, files, monkeypatch
 ):
     monkeypatch.setenv("TEM_PROCESS_ON_ARRIVAL", "true")
-    load_settings.cache_clear()
     deliver(files, incoming / "a")
     (request,) = tick()
     assert run(dg.RunRequest(partition_key="a", job_name="ingest_session"))
