@@ -1,10 +1,10 @@
-"""Segments and measures images outside any session, and writes what a person wants to see beside them."""
+"""Segments and measures images that belong to no session, and writes label images and overlays of them."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,40 +12,29 @@ from skimage.transform import resize
 
 from tem_pipeline import progress
 from tem_pipeline.errors import UserError
-from tem_pipeline.images_in_flight import IMAGES_IN_FLIGHT, LARGEST_IN_FLIGHT_PX, in_order
-from tem_pipeline.micrographs.calibration import calibrate, resample_to_square
+from tem_pipeline.images_in_flight import IMAGES_IN_FLIGHT, LARGEST_IN_FLIGHT_PX
 from tem_pipeline.micrographs.ingestion import file_sha256, pixel_sha256
+from tem_pipeline.micrographs.preparation import PreparedImage, prepare_image
 from tem_pipeline.micrographs.reading import Micrograph, group_acquisitions, read_micrographs
-from tem_pipeline.micrographs.sessions import session_files
+from tem_pipeline.micrographs.sessions import SessionDescription, printable, session_files
 from tem_pipeline.particles.checks import check_particle_table
-from tem_pipeline.particles.measurement import measure_particles
-from tem_pipeline.particles.table import join_tables, with_origin
+from tem_pipeline.particles.table import join_tables, measure_image
 from tem_pipeline.reports.overlays import overlay_png
-from tem_pipeline.segmentation.inference import Segmentation, segment_micrograph
-from tem_pipeline.segmentation.masks import judge_image, load_before_threads, stoppable
-from tem_pipeline.segmentation.models import ModelCard, SegmentationModel
+from tem_pipeline.segmentation.masks import SegmentedImage, SquareImage, mask_row, segment_images
+from tem_pipeline.segmentation.models import SegmentationModel
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import encode_tiff, write_bytes, write_table
 from tem_pipeline.tables import PARTICLE_SCHEMA, conform
 
 
-@dataclass(frozen=True)
-class _Named:
-    """An image with the name its results get."""
+@dataclass(frozen=True, eq=False)
+class _NamedImage:
+    """An image with the name of its results, its row of a manifest, and its shape in the file."""
 
     name: str
-    file: Path
-    micrograph: Micrograph
-
-
-@dataclass(frozen=True)
-class _Segmented:
-    """What was found on an image, as it was brought to square pixels."""
-
-    image: np.ndarray
-    pixel_size_nm: float | None
-    calibration: str
-    masks: Segmentation
+    row: dict[str, Any]
+    prepared: SquareImage
+    file_shape: tuple[int, ...]
 
 
 def segment_files(
@@ -58,44 +47,44 @@ def segment_files(
 ) -> list[str]:
     """Segment images and folders of images.
 
-    Writes NAME_labels.tif, NAME_shells.tif where the model knows shells, NAME_overlay.png, and one
-    particle_table.parquet.
+    Writes NAME_labels.tif, NAME_shells.tif if the model knows shells, NAME_overlay.png, and one
+    particle_table.parquet. The rows are those of a session without session.yaml, except for its names.
 
     Parameters
     ----------
     inputs : sequence of path
-        Image files, or folders in which every image is taken.
+        Image files, or folders whose images are all taken.
     out : path
-        Made if need be.
+        Created if it does not exist.
     model : SegmentationModel
     settings : Settings
     pixel_size_nm : float, optional
-        Fills in only where a file has no pixel size of its own.
+        In nm; only for files that have no pixel size of their own.
     mode : {"auto", "bright_field", "haadf"}
 
     Returns
     -------
     list of str
-        One line for every input that could not be read; the others are done.
+        One line per input that cannot be read or prepared. The other inputs are done.
     """
     failures: list[str] = []
     tables: list[pd.DataFrame] = []
     files = _expand(inputs, failures)
-    in_flight, ended = _in_flight(files), Event()
-    shared = stoppable(model, ended)
-    if in_flight > 1:
-        load_before_threads()
-
-    def segment(each: tuple[float, _Named]) -> _Segmented:
-        return _segment_one(each[1].micrograph, shared, settings, pixel_size_nm, mode)
-
+    decided_mode = None if mode == "auto" else mode
+    named_images = _name_images(files, pixel_size_nm, decided_mode, failures)
     with progress.bar("segmenting") as advance:
-        # While one image is measured and drawn by one core, the network has the others.
-        named_images = _name_images(files, failures)
-        for (done, named), segmented in in_order(segment, named_images, in_flight, ended):
-            tables.append(_write_and_measure(named, segmented, out, model.card))
+        for (done, named), found in segment_images(
+            named_images, lambda each: each[1].prepared, model, settings, _in_flight(files)
+        ):
+            _write_images(named, found, out)
+            masks, mask = found.masks, mask_row(found, model.card)
+            tables.append(
+                measure_image(
+                    named.row, mask, found.image, masks.labels, masks.core_probability, masks.shell_labels
+                )
+            )
             advance(done, named.name)
-            del named, segmented  # large ones: not while the next one is segmented
+            del named, found, masks  # Free their memory before the next image is taken.
     particles = join_tables(tables)
     check_particle_table(particles)
     write_table(out / "particle_table.parquet", conform(particles, PARTICLE_SCHEMA))
@@ -103,9 +92,9 @@ def segment_files(
 
 
 def _in_flight(files: Sequence[Path]) -> int:
-    """Say how many images may be in memory at a time, by the files' sizes: their pixels aren't known yet."""
+    """Decide how many images are in work at the same time, from file sizes: shapes are not known yet."""
     largest_bytes = max((file.stat().st_size for file in files), default=0)
-    # Up to four bytes a pixel: only smaller dtypes let a larger image through, which then takes less itself.
+    # Assumes four bytes per pixel. An image of a smaller type may be larger, but takes less memory itself.
     return IMAGES_IN_FLIGHT if len(files) > 1 and largest_bytes <= 4 * LARGEST_IN_FLIGHT_PX else 1
 
 
@@ -124,8 +113,10 @@ def _expand(inputs: Sequence[Path], failures: list[str]) -> list[Path]:
     return files
 
 
-def _name_images(files: list[Path], failures: list[str]) -> Iterator[tuple[float, _Named]]:
-    """Read the files one by one and name their images; stems that collide get the suffix, then a number."""
+def _name_images(
+    files: list[Path], pixel_size_nm: float | None, mode: str | None, failures: list[str]
+) -> Iterator[tuple[float, _NamedImage]]:
+    """Read and prepare images one by one and name them, with the share of the files that is done then."""
     acquisitions = group_acquisitions(files)
     stems = Counter(group[0].stem for group in acquisitions)
     used: set[str] = set()
@@ -144,88 +135,53 @@ def _name_images(files: list[Path], failures: list[str]) -> Iterator[tuple[float
                 repeat += 1
                 name = f"{wanted}_{repeat}"
             used.add(name)
-            yield (
-                (index + (number + 1) / len(micrographs)) / len(acquisitions),
-                _Named(name, file, micrograph),
-            )
+            try:
+                prepared = prepare_image(micrograph, pixel_size_nm=pixel_size_nm, mode=mode)
+            except UserError as error:
+                failures.append(f"{printable(file.name)}: {error}")
+                continue
+            done = (index + (number + 1) / len(micrographs)) / len(acquisitions)
+            yield done, _named(name, file, micrograph, prepared)
 
 
-def _segment_one(
-    micrograph: Micrograph,
-    model: SegmentationModel,
-    settings: Settings,
-    pixel_size_nm: float | None,
-    mode: str,
-) -> _Segmented:
-    calibration = calibrate(micrograph.pixel_size_nm, pixel_size_nm)
-    image, size_nm = micrograph.image, None
-    if calibration.pixel_size_nm is not None:
-        image, square = resample_to_square(image, calibration.pixel_size_nm)
-        size_nm = square if isinstance(square, float) else float(square[1])
-    masks = segment_micrograph(
-        image,
-        model,
-        mode if mode != "auto" else micrograph.detector or "auto",
-        pixel_size_nm=size_nm,
-        flips=settings.test_time_flips,
-        tile_px=settings.tile_px,
-        overlap_px=settings.tile_overlap_px,
-        minimum_diameter_px=settings.minimum_diameter_px,
-        minimum_diameter_nm=settings.minimum_diameter_nm,
-    )
-    return _Segmented(image, size_nm, calibration.state, masks)
-
-
-def _write_and_measure(named: _Named, segmented: _Segmented, out: Path, card: ModelCard) -> pd.DataFrame:
-    micrograph, image, size_nm, masks = (
-        named.micrograph,
-        segmented.image,
-        segmented.pixel_size_nm,
-        segmented.masks,
-    )
-    size_of_input_nm = size_nm if image.shape == micrograph.image.shape else None
-    for kind, labels in (("labels", masks.labels), ("shells", masks.shell_labels)):
-        if labels is not None:
-            as_input = _as_large_as(labels, micrograph.image.shape)
-            write_bytes(out / f"{named.name}_{kind}.tif", encode_tiff(as_input, size_of_input_nm))
-    overlay = overlay_png(
-        image, masks.labels, masks.shell_labels, pixel_size_nm=size_nm, max_px=2048, maximum_bytes=None
-    )
-    write_bytes(out / f"{named.name}_overlay.png", overlay)
-    measured = measure_particles(
-        masks.labels,
-        image,
-        masks.core_probability,
-        size_nm,
-        shell_labels=masks.shell_labels,
-        split_labels=masks.split_labels.tolist(),
-    )
-    origin = {
+def _named(name: str, file: Path, micrograph: Micrograph, prepared: PreparedImage) -> _NamedImage:
+    """Describe an image as the manifest of a session without session.yaml would."""
+    size_nm = None if prepared.pixel_size_nm is None else float(prepared.pixel_size_nm[1])
+    uncertainty = SessionDescription().calibration_uncertainty
+    row = {
         "session_id": "segment",
         "session_name": "segment",
-        "sample_id": named.file.parent.name or "segment",
-        "image_id": named.name,
-        "field_id": named.name,
-        "file": named.file.name,
-        "file_sha256": file_sha256(named.file),
+        "sample_id": printable(file.parent.name) or "segment",
+        "image_id": name,
+        "field_id": name,
+        "file": printable(file.name),
+        "file_sha256": file_sha256(file),
         "pixel_sha256": pixel_sha256(micrograph.image),
-        "mode": masks.mode,
-        "pixel_size_nm": size_nm,
-        "calibration": segmented.calibration,
-        "calibration_uncertainty": None,
-        "model_name": card.name,
-        "model_version": card.version,
-        "model_sha256": card.weights_sha256,
-        "loss": card.loss,
-        "code_version": card.code_version,
-        "image_quality": judge_image(masks, image, size_nm).image_quality,
+        "pixel_size_x_nm": size_nm,
+        "calibration": prepared.calibration.state,
+        "calibration_uncertainty": None if size_nm is None else uncertainty,
         "metal": None,
     }
-    return with_origin(measured, origin)
+    square = SquareImage(prepared.image, size_nm, prepared.mode)
+    return _NamedImage(name, row, square, micrograph.image.shape)
+
+
+def _write_images(named: _NamedImage, found: SegmentedImage, out: Path) -> None:
+    """Write the label images, as large as the image in the file, and the overlay."""
+    masks, size_nm = found.masks, found.pixel_size_nm
+    file_size_nm = size_nm if found.image.shape == named.file_shape else None
+    for kind, labels in (("labels", masks.labels), ("shells", masks.shell_labels)):
+        if labels is not None:
+            as_in_file = _as_large_as(labels, named.file_shape)
+            write_bytes(out / f"{named.name}_{kind}.tif", encode_tiff(as_in_file, file_size_nm))
+    overlay = overlay_png(
+        found.image, masks.labels, masks.shell_labels, pixel_size_nm=size_nm, max_px=2048, maximum_bytes=None
+    )
+    write_bytes(out / f"{named.name}_overlay.png", overlay)
 
 
 def _as_large_as(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Bring a label image back to the input's size where its pixels were not square."""
+    """Bring a label image back to the image's size in the file, if its pixels were not square."""
     if labels.shape == shape:
         return labels
     return resize(labels, shape, order=0, preserve_range=True, anti_aliasing=False).astype(labels.dtype)

@@ -251,6 +251,12 @@ def encode_tiff(image: np.ndarray, pixel_size_nm: float | None = None) -> bytes:
     return stream.getvalue()
 
 
+def read_tiff(source: AnyPath) -> np.ndarray:
+    """Read an image that `encode_tiff` encoded, from a local disk or an object store."""
+    with source.open("rb") as file:
+        return tifffile.imread(file)
+
+
 def write_content(folder: AnyPath, stem: str, suffix: str, content: bytes) -> str:
     """Write a file whose name carries a hash of its content.
 

@@ -1,4 +1,4 @@
-"""Images outside any session, segmented and measured."""
+"""Images that belong to no session are segmented and measured."""
 
 import time
 from dataclasses import replace
@@ -9,15 +9,17 @@ import pandas as pd
 import pytest
 import tifffile
 
-from tem_pipeline import single_images as segmented_images
+from tem_pipeline import single_images
 from tem_pipeline.errors import UserError
+from tem_pipeline.particles import table
+from tem_pipeline.segmentation import masks
 from tem_pipeline.segmentation.models import load_model
 from tem_pipeline.settings import Settings
 from tem_pipeline.single_images import segment_files
 from tem_pipeline_tests.orchestration.conftest import lay_model
 
 
-def test_two_images_in_flight_give_the_files_and_rows_of_one_at_a_time(
+def test_two_images_at_a_time_give_the_results_of_one_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     rng = np.random.default_rng(0)
@@ -31,8 +33,7 @@ def test_two_images_in_flight_give_the_files_and_rows_of_one_at_a_time(
     model = load_model(tmp_path / "model")
     files = sorted(tmp_path.glob("*.tif"))
     begun, begun_when_measured = [], []
-    segment_micrograph = segmented_images.segment_micrograph
-    measure_particles = segmented_images.measure_particles
+    segment_micrograph, measure_particles = masks.segment_micrograph, table.measure_particles
 
     def segment(*arguments, **options):
         begun.append(1)
@@ -42,11 +43,11 @@ def test_two_images_in_flight_give_the_files_and_rows_of_one_at_a_time(
         begun_when_measured.append(len(begun))
         return measure_particles(*arguments, **options)
 
-    monkeypatch.setattr(segmented_images, "segment_micrograph", segment)
-    monkeypatch.setattr(segmented_images, "measure_particles", measure)
+    monkeypatch.setattr(masks, "segment_micrograph", segment)
+    monkeypatch.setattr(table, "measure_particles", measure)
     failures = segment_files(files, tmp_path / "two", model, Settings())
     assert max(count - done for done, count in enumerate(begun_when_measured)) == 2
-    monkeypatch.setattr(segmented_images, "LARGEST_IN_FLIGHT_PX", 1)
+    monkeypatch.setattr(single_images, "LARGEST_IN_FLIGHT_PX", 1)
     begun.clear()
     begun_when_measured.clear()
     assert segment_files(files, tmp_path / "one", model, Settings()) == failures
@@ -58,12 +59,12 @@ def test_two_images_in_flight_give_the_files_and_rows_of_one_at_a_time(
     assert len(written) == 2 * 11 + 1
     for name in written:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
-    table = pd.read_parquet(tmp_path / "two/particle_table.parquet")
-    assert list(table["image_id"].unique()) == [*"01245678", "stack_0", "stack_1", "stack_2"]
+    particles = pd.read_parquet(tmp_path / "two/particle_table.parquet")
+    assert list(particles["image_id"].unique()) == [*"01245678", "stack_0", "stack_1", "stack_2"]
 
 
 @pytest.mark.parametrize("error", [UserError("full disk"), KeyboardInterrupt()])
-def test_what_ends_several_files_ends_them_at_the_next_tile(
+def test_an_error_stops_segmenting_at_the_next_tile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ):
     tifffile.imwrite(tmp_path / "0.tif", np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
@@ -80,9 +81,20 @@ def test_what_ends_several_files_ends_them_at_the_next_tile(
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(segmented_images, "measure_particles", fail)
+    monkeypatch.setattr(table, "measure_particles", fail)
     slow = replace(model, predict_tile=predict)
     files = [tmp_path / "0.tif", tmp_path / "1.tif"]
     with pytest.raises(type(error)):
         segment_files(files, tmp_path, slow, Settings(tile_px=64))
     assert len(seen) < 100
+
+
+def test_an_image_that_cannot_be_prepared_is_listed_and_the_rest_is_done(tmp_path: Path):
+    image = np.arange(64 * 64, dtype=np.float64).reshape(64, 64)
+    tifffile.imwrite(tmp_path / "huge.tif", image * 1e300)
+    tifffile.imwrite(tmp_path / "plain.tif", image)
+    lay_model(tmp_path / "model", "threshold")
+    model = load_model(tmp_path / "model")
+    failures = segment_files([tmp_path / "huge.tif", tmp_path / "plain.tif"], tmp_path, model, Settings())
+    assert failures == ["huge.tif: its values are too large: export it again"]
+    assert (tmp_path / "plain_labels.tif").exists()

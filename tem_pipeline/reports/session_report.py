@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import tifffile
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
@@ -19,7 +18,7 @@ from PIL import Image
 from tem_pipeline import __version__
 from tem_pipeline.reports.figures import distribution_figure, fields_figure, figure_svg
 from tem_pipeline.reports.overlays import overlay
-from tem_pipeline.storage import AnyPath, write_bytes
+from tem_pipeline.storage import AnyPath, read_tiff, write_bytes
 from tem_pipeline.tables import FIT_PARAMETERS, INTERVAL_STATISTICS, SIZE_DISTRIBUTION_SCHEMA, STATISTICS
 
 MOST_OVERLAYS = 24
@@ -359,9 +358,9 @@ def _overlays(
     raw, mask_rows = manifest.set_index("image_id"), masks.set_index("image_id")
     for row in shown.to_dict("records"):
         mask = mask_rows.loc[row["image_id"]]
-        image = _read(images / raw.loc[row["image_id"], "image_file"])
-        labels = _read(mask_images / mask["labels_file"])
-        shells = _read(mask_images / mask["shells_file"]) if pd.notna(mask["shells_file"]) else None
+        image = read_tiff(images / raw.loc[row["image_id"], "image_file"])
+        labels = read_tiff(mask_images / mask["labels_file"])
+        shells = read_tiff(mask_images / mask["shells_file"]) if pd.notna(mask["shells_file"]) else None
         size_nm = row["pixel_size_x_nm"]
         whole = overlay(image, labels, shells, pixel_size_nm=size_nm, max_px=_OVERLAY_PX)
         pictures = [whole]
@@ -398,11 +397,6 @@ def _busiest(labels: np.ndarray) -> tuple[slice, slice]:
             if found > best:
                 best, busiest = found, window
     return busiest
-
-
-def _read(path: AnyPath) -> np.ndarray:
-    with path.open("rb") as file:
-        return tifffile.imread(file)
 
 
 def _jpeg(picture: np.ndarray, room: int) -> Markup:

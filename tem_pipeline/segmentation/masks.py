@@ -1,173 +1,109 @@
-"""Segments the images of a session: writes label images and one row an image that says what was found."""
+"""Finds and judges the particles of images, and writes the masks of a session."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-import tifffile
 
 from tem_pipeline import __version__
 from tem_pipeline.images_in_flight import in_order, most_in_flight
 from tem_pipeline.segmentation.inference import Segmentation, segment_micrograph
-from tem_pipeline.segmentation.instances import areas_px
-from tem_pipeline.segmentation.models import SegmentationModel
+from tem_pipeline.segmentation.models import ModelCard, SegmentationModel
+from tem_pipeline.segmentation.quality import ImageQuality, judge_image
 from tem_pipeline.settings import Settings
-from tem_pipeline.storage import AnyPath, encode_tiff, write_content
+from tem_pipeline.storage import AnyPath, encode_tiff, read_tiff, write_content
 from tem_pipeline.tables import MASK_SCHEMA
 
-SMALLEST_RELIABLE_PX = 8.0
-LARGEST_FOREGROUND = 0.8
-LARGEST_RIM = 0.5
-LEAST_CONFIDENCE = 0.7
-_FEWEST_RIM_PIXELS = 20
-_MEAN_COSINE = 0.855
+_Given = TypeVar("_Given")
 
 
-@dataclass(frozen=True)
-class ImageQuality:
-    """The verdict on one image's masks."""
+@dataclass(frozen=True, eq=False)
+class SquareImage:
+    """An image with square pixels, ready to be segmented.
 
-    n_cores: int
-    foreground_fraction: float
-    median_diameter_px: float | None
-    confidence: float | None
-    rim_width_px: float | None
-    smallest_reliable_diameter_px: float
-    smallest_reliable_diameter_nm: float | None
-    image_quality: str
-    image_quality_reason: str | None
+    image : (height, width) uint8, uint16 or float32
+    pixel_size_nm : side of a pixel in nm; None if unknown
+    mode : {"bright_field", "haadf"}
+    """
 
-
-def load_before_threads() -> None:
-    """Load what segmenting loads when it needs it: two threads may meet a module that is half loaded."""
-    import scipy.fft  # noqa: F401
-    import skimage.morphology
-    import skimage.segmentation
-    import skimage.transform  # noqa: F401
+    image: np.ndarray
+    pixel_size_nm: float | None
+    mode: str
 
 
-def stoppable(model: SegmentationModel, ended: Event) -> SegmentationModel:
-    """Give the model in a form that predicts no more tiles once the event is set."""
+@dataclass(frozen=True, eq=False)
+class SegmentedImage(SquareImage):
+    """An image with its masks and the verdict on them."""
 
-    def predict_tile(tile: np.ndarray) -> np.ndarray:
-        if ended.is_set():
-            raise CancelledError
-        return model.predict_tile(tile)
-
-    return replace(model, predict_tile=predict_tile)
+    masks: Segmentation
+    quality: ImageQuality
 
 
-def judge_image(
-    segmentation: Segmentation, image: np.ndarray, pixel_size_nm: float | None = None
-) -> ImageQuality:
-    """Say whether the masks of an image may enter statistics.
-
-    An image on which nothing is found is good: it counts as an image. To be reviewed are images
-
-    - whose cores and what lies between can't both be seen: over 80 % of it is core;
-    - whose median core is under 8 px across: there discretisation alone costs over 3 % of the diameter, which
-      is also what `smallest_reliable_diameter` says of single particles;
-    - out of focus: the rims of the cores are wider than half the median diameter (see `rim_width_px`);
-    - whose cores are uncertain: their pixels' mean probability is under 0.7.
+def segment_images(
+    given: Iterable[_Given],
+    load: Callable[[_Given], SquareImage],
+    model: SegmentationModel,
+    settings: Settings,
+    in_flight: int,
+) -> Generator[tuple[_Given, SegmentedImage], None, None]:
+    """Segment images and judge their masks; sessions and single images share this.
 
     Parameters
     ----------
-    segmentation : Segmentation
-    image : ndarray, (height, width)
-        The micrograph as recorded.
-    pixel_size_nm : float, optional
+    given : iterable
+        Whatever names an image; read in the caller's thread.
+    load : callable
+        Gives the image; called in the thread that segments it.
+    model : SegmentationModel
+    settings : Settings
+    in_flight : int
+        Number of images in work at the same time.
 
-    Returns
-    -------
-    ImageQuality
-        With the first of these reasons that holds.
+    Yields
+    ------
+    given, SegmentedImage
+        In the order of `given`. When the caller stops early, images in work end at their next tile.
     """
-    labels = segmentation.labels
-    found_px = areas_px(labels, int(labels.max(initial=0)))[1:]
-    found_px = found_px[found_px > 0]
-    reliable_nm = None if pixel_size_nm is None else SMALLEST_RELIABLE_PX * pixel_size_nm
-    if not len(found_px):
-        return ImageQuality(0, 0.0, None, None, None, SMALLEST_RELIABLE_PX, reliable_nm, "good", None)
-    covered = float(found_px.sum() / labels.size)
-    median_px = float(np.median(2 * np.sqrt(found_px / np.pi)))
-    confidence = float(segmentation.core_probability[labels > 0].mean() / 255)
-    rim_px = rim_width_px(image, labels, median_px)
-    reason = None
-    if covered > LARGEST_FOREGROUND:
-        reason = f"cores cover {covered:.0%} of the image: record where the support can be seen between them"
-    elif median_px < SMALLEST_RELIABLE_PX:
-        reason = (
-            f"the median core is {median_px:.1f} px across, under {SMALLEST_RELIABLE_PX:g} px: "
-            "record at a higher magnification"
+    _import_before_threads()
+    ended = Event()
+    stoppable = _stoppable(model, ended)
+
+    def segment(each: _Given) -> SegmentedImage:
+        square = load(each)
+        masks = segment_micrograph(
+            square.image,
+            stoppable,
+            square.mode,
+            pixel_size_nm=square.pixel_size_nm,
+            flips=settings.test_time_flips,
+            tile_px=settings.tile_px,
+            overlap_px=settings.tile_overlap_px,
+            minimum_diameter_px=settings.minimum_diameter_px,
+            minimum_diameter_nm=settings.minimum_diameter_nm,
         )
-    elif rim_px is not None and rim_px > LARGEST_RIM * median_px:
-        reason = (
-            f"the rims of the cores are {rim_px:.1f} px wide at a median diameter of {median_px:.1f} px: "
-            "the image is out of focus, or was moved while it was recorded"
-        )
-    elif confidence < LEAST_CONFIDENCE:
-        reason = (
-            f"the model is unsure of the cores (mean probability {confidence:.2f}, "
-            f"under {LEAST_CONFIDENCE:g}): look at the outlines; the specimen may be new to the model"
-        )
-    return ImageQuality(
-        len(found_px),
-        covered,
-        median_px,
-        confidence,
-        rim_px,
-        SMALLEST_RELIABLE_PX,
-        reliable_nm,
-        "review" if reason else "good",
-        reason,
-    )
+        quality = judge_image(masks, square.image, square.pixel_size_nm)
+        return SegmentedImage(square.image, square.pixel_size_nm, square.mode, masks, quality)
+
+    return in_order(segment, given, in_flight, ended)
 
 
-def rim_width_px(image: np.ndarray, labels: np.ndarray, diameter_px: float) -> float | None:
-    """Measure how wide the cores' rims are: contrast across them over the slope in them.
-
-    Along rows and columns, at every pixel where a core meets the background: the difference of intensity
-    from half a diameter inside to half a diameter outside, and from the second pixel inside to the second
-    outside, each averaged over all rims, so that noise averages out. A round core's rim is met at angles up
-    to 60°, beyond which half a diameter inside isn't the core; the mean cosine over them is 0.855. Sharp
-    images of spheres have rims of 0.1 to 0.4 of the diameter; the ramp of a full blur has 1.
-
-    Parameters
-    ----------
-    image : ndarray, (height, width)
-    labels : ndarray of int, (height, width)
-    diameter_px : float
-        Median diameter of the cores.
-
-    Returns
-    -------
-    float or None
-        None where fewer than 20 rim pixels are free of neighbours, or there is no contrast.
-    """
-    half = max(3, round(diameter_px / 2))
-    near = far = 0.0
-    count = 0
-    for turned, values in ((labels, image), (labels.T, image.T)):
-        for mirrored, intensity in ((turned, values), (turned[:, ::-1], values[:, ::-1])):
-            row, column = np.nonzero((mirrored[:, :-1] > 0) & (mirrored[:, 1:] == 0))
-            fits = (column >= half) & (column + 1 + half < mirrored.shape[1])
-            row, column = row[fits], column[fits]
-            own = mirrored[row, column]
-            free = (mirrored[row, column - half] == own) & (mirrored[row, column - 1] == own)
-            free &= (mirrored[row, column + 2] == 0) & (mirrored[row, column + 1 + half] == 0)
-            row, column = row[free], column[free]
-            inside, outside = intensity[row, column - 1], intensity[row, column + 2]
-            near += float(outside.sum(dtype=np.float64) - inside.sum(dtype=np.float64))
-            inside, outside = intensity[row, column - half], intensity[row, column + 1 + half]
-            far += float(outside.sum(dtype=np.float64) - inside.sum(dtype=np.float64))
-            count += len(row)
-    if count < _FEWEST_RIM_PIXELS or near * far <= 0:
-        return None
-    return 3 * _MEAN_COSINE * far / near
+def mask_row(found: SegmentedImage, card: ModelCard) -> dict[str, Any]:
+    """Give the columns of `MASK_SCHEMA` that say what was found, by which model and which version."""
+    return {
+        "mode": found.mode,
+        **asdict(found.quality),
+        "split_labels": found.masks.split_labels,
+        "model_name": card.name,
+        "model_version": card.version,
+        "model_sha256": card.weights_sha256,
+        "loss": card.loss,
+        "model_diameter_error": card.diameter_error,
+        "code_version": __version__,
+    }
 
 
 def predict_session_masks(
@@ -176,87 +112,77 @@ def predict_session_masks(
     target: AnyPath,
     model: SegmentationModel,
     settings: Settings,
-    on_image: Callable[[pd.Series, np.ndarray, Segmentation], None] | None = None,
+    on_image: Callable[[pd.Series, SegmentedImage], None] | None = None,
 ) -> pd.DataFrame:
-    """Segment every measured image of a session; two at a time, where they aren't very large.
+    """Segment the images of a session and write their label images.
 
-    The rows, and what is told, are in the manifest's order.
+    Two images are in work at the same time, or one if any is very large.
 
     Parameters
     ----------
     manifest : DataFrame
-        The session's manifest; rows of status `ok` are segmented.
+        The session's manifest. Rows with the status `ok` are segmented.
     images, target : path
-        Where the manifest's images lie, and where label images are written.
+        Folder of the manifest's images, and folder for the label images.
     on_image : callable, optional
-        Told the manifest's row, the image and its masks.
+        Called for each image, in the manifest's order, with its row and its masks.
 
     Returns
     -------
     DataFrame
-        One row an image, as `MASK_SCHEMA` says.
+        One row per image, in the manifest's order, with the columns of `MASK_SCHEMA`.
     """
-    load_before_threads()
-    ended = Event()
-    shared = stoppable(model, ended)
 
-    def segment(image_row: pd.Series) -> tuple[np.ndarray, float | None, Segmentation, ImageQuality]:
-        with (images / image_row["image_file"]).open("rb") as file:
-            image = tifffile.imread(file)
-        pixel_size_nm = image_row["pixel_size_x_nm"] if pd.notna(image_row["pixel_size_x_nm"]) else None
-        segmentation = segment_micrograph(
-            image,
-            shared,
-            image_row["mode"],
-            pixel_size_nm=pixel_size_nm,
-            flips=settings.test_time_flips,
-            tile_px=settings.tile_px,
-            overlap_px=settings.tile_overlap_px,
-            minimum_diameter_px=settings.minimum_diameter_px,
-            minimum_diameter_nm=settings.minimum_diameter_nm,
-        )
-        return image, pixel_size_nm, segmentation, judge_image(segmentation, image, pixel_size_nm)
-
-    def store(
-        image_row: pd.Series,
-        image: np.ndarray,
-        pixel_size_nm: float | None,
-        segmentation: Segmentation,
-        quality: ImageQuality,
-    ) -> dict[str, Any]:
-        image_id = image_row["image_id"]
-        files = {
-            "labels_file": ("labels", segmentation.labels),
-            "shells_file": ("shells", segmentation.shell_labels),
-            "probability_file": ("probability", segmentation.core_probability),
-        }
-        written = {
-            column: write_content(target, f"{image_id}-{kind}", ".tif", encode_tiff(array, pixel_size_nm))
-            if array is not None
-            else None
-            for column, (kind, array) in files.items()
-        }
-        if on_image:
-            on_image(image_row, image, segmentation)
-        return {
-            "session_id": image_row["session_id"],
-            "image_id": image_id,
-            **written,
-            "mode": segmentation.mode,
-            **quality.__dict__,
-            "split_labels": segmentation.split_labels,
-            "model_diameter_error": model.card.diameter_error,
-            "model_name": model.card.name,
-            "model_version": model.card.version,
-            "model_sha256": model.card.weights_sha256,
-            "loss": model.card.loss,
-            "code_version": __version__,
-        }
+    def load(raw: pd.Series) -> SquareImage:
+        pixel_size_nm = float(raw["pixel_size_x_nm"]) if pd.notna(raw["pixel_size_x_nm"]) else None
+        return SquareImage(read_tiff(images / raw["image_file"]), pixel_size_nm, raw["mode"])
 
     measured = manifest[manifest["status"] == "ok"]
-    in_flight = most_in_flight(measured)
+    given = (raw for _, raw in measured.iterrows())
     rows = []
-    for image_row, found in in_order(segment, (row for _, row in measured.iterrows()), in_flight, ended):
-        rows.append(store(image_row, *found))
-        del found  # else it stays in memory until the next is done
+    for raw, found in segment_images(given, load, model, settings, most_in_flight(measured)):
+        written = _write_masks(target, raw["image_id"], found)
+        identity = {"session_id": raw["session_id"], "image_id": raw["image_id"]}
+        rows.append(identity | written | mask_row(found, model.card))
+        if on_image:
+            on_image(raw, found)
+        del found  # Free its memory before the next image is taken.
     return pd.DataFrame(rows, columns=MASK_SCHEMA.names)
+
+
+def _write_masks(target: AnyPath, image_id: str, found: SegmentedImage) -> dict[str, str | None]:
+    """Write the label images under names with a hash of their content; give the names by column."""
+    masks = {
+        "labels": found.masks.labels,
+        "shells": found.masks.shell_labels,
+        "probability": found.masks.core_probability,
+    }
+    return {
+        f"{kind}_file": None
+        if mask is None
+        else write_content(target, f"{image_id}-{kind}", ".tif", encode_tiff(mask, found.pixel_size_nm))
+        for kind, mask in masks.items()
+    }
+
+
+def _import_before_threads() -> None:
+    """Import what segmenting would import in its threads.
+
+    When two threads import parts of one package at the same time, each may wait for the other. Python then
+    gives one of them a module that is only partly initialised.
+    """
+    import scipy.fft  # noqa: F401
+    import skimage.morphology
+    import skimage.segmentation
+    import skimage.transform  # noqa: F401
+
+
+def _stoppable(model: SegmentationModel, ended: Event) -> SegmentationModel:
+    """Give the same model, which predicts no more tiles once the event is set."""
+
+    def predict_tile(tile: np.ndarray) -> np.ndarray:
+        if ended.is_set():
+            raise CancelledError
+        return model.predict_tile(tile)
+
+    return replace(model, predict_tile=predict_tile)

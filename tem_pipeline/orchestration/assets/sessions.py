@@ -7,7 +7,6 @@ Pictures are imported where they are drawn: matplotlib takes half as long to loa
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import pandas as pd
 
 from tem_pipeline import progress
@@ -20,8 +19,7 @@ from tem_pipeline.particles.checks import check_particle_table
 from tem_pipeline.particles.distributions import PARTICLE_COLUMNS
 from tem_pipeline.particles.distributions import size_distributions as distribute
 from tem_pipeline.particles.table import measure_session
-from tem_pipeline.segmentation.inference import Segmentation
-from tem_pipeline.segmentation.masks import predict_session_masks
+from tem_pipeline.segmentation.masks import SegmentedImage, predict_session_masks
 from tem_pipeline.segmentation.models import load_model
 from tem_pipeline.tracking.champion import NO_CHAMPION_YET, champion_or_pretrained
 
@@ -115,11 +113,13 @@ def predicted_masks(
     target = layout.partition("predicted_masks", context.partition_key)
     thumbnails: list[bytes] = []
 
-    def keep_first(row: pd.Series, image: np.ndarray, masks: Segmentation) -> None:
-        context.log.info(f"{row['file']}: {int(masks.labels.max())} cores")
+    def keep_first(row: pd.Series, found: SegmentedImage) -> None:
+        context.log.info(f"{row['file']}: {found.quality.n_cores} cores")
         if not thumbnails:
-            size_nm = row["pixel_size_x_nm"] if pd.notna(row["pixel_size_x_nm"]) else None
-            thumbnails.append(overlay_png(image, masks.labels, masks.shell_labels, pixel_size_nm=size_nm))
+            masks = found.masks
+            thumbnails.append(
+                overlay_png(found.image, masks.labels, masks.shell_labels, pixel_size_nm=found.pixel_size_nm)
+            )
 
     masks = predict_session_masks(
         raw_tem_images,
