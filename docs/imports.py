@@ -11,6 +11,7 @@ LAYERS = (
     {
         "environment": "environment variables that configure libraries",
         "errors": "the errors that are shown to a user in one line",
+        "text": "text from outside, made fit for messages and tables",
         "settings": "every setting, with its default and its source",
         "storage": "where files are kept, and how a file is written in one step",
         "tables": "the schema and the description of every table",

@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from tem_pipeline.errors import UserError
+from tem_pipeline.text import printable
 
 MAX_YAML_BYTES = 64 * 1024
 
@@ -89,4 +90,4 @@ def _in_one_line(error: ValidationError, kind: type[BaseModel]) -> str:
         else:
             lines.setdefault(name, f"{name} {str(item['input'])[:40]!r}: {item['msg']}")
     text = "; ".join(list(lines.values())[:3])
-    return "".join(c if c.isprintable() else "�" for c in text)
+    return printable(text)

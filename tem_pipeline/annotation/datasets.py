@@ -20,7 +20,8 @@ from tem_pipeline.descriptions import read_description
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.calibration import MAX_PIXEL_SIZE_NM, MIN_PIXEL_SIZE_NM
 from tem_pipeline.micrographs.intensity import standardise
-from tem_pipeline.micrographs.reading import group_acquisitions, shown
+from tem_pipeline.micrographs.reading import group_acquisitions
+from tem_pipeline.text import printable
 
 DATASET_YAML = "dataset.yaml"
 CORE_CLASSES = ("background", "core")
@@ -150,7 +151,7 @@ def read_annotated_set(folder: str | Path) -> AnnotatedSet:
     if annotated_set is None:
         more = f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
         raise UserError(
-            f"{shown(folder)}: {len(faults)} fault(s) in this annotated set: "
+            f"{printable(folder)}: {len(faults)} fault(s) in this annotated set: "
             f"{'; '.join(faults[:_FAULTS_SHOWN])}{more}"
         )
     return annotated_set
@@ -252,7 +253,8 @@ def _read(folder: Path) -> tuple[AnnotatedSet | None, list[str]]:
     annotation_kinds = ("masks", "shells") if has_shells else ("masks",)
     faults += _missing_pairs(files, annotation_kinds)
     faults += [
-        f"{DATASET_YAML}: groups names {shown(name)!r}, which is no image of images/: correct or remove it"
+        f"{DATASET_YAML}: groups names {printable(name)!r}, which is no image of images/: "
+        "correct or remove it"
         for name in description.groups
         if name not in files["images"]
     ]
@@ -271,7 +273,7 @@ def _read(folder: Path) -> tuple[AnnotatedSet | None, list[str]]:
     if faults:
         return None, faults
     classes = SHELL_CLASSES if has_shells else CORE_CLASSES
-    return _assemble(shown(folder.resolve().name), annotations, classes, description), []
+    return _assemble(printable(folder.resolve().name), annotations, classes, description), []
 
 
 def _files_by_name(folder: Path, kind: str) -> tuple[dict[str, Path], list[str]]:
@@ -291,7 +293,8 @@ def _files_by_name(folder: Path, kind: str) -> tuple[dict[str, Path], list[str]]
     for file in [file for group in group_acquisitions(files) for file in group]:
         if file.stem in by_name:
             faults.append(
-                f"{kind}/{shown(file.name)}: {shown(by_name[file.stem].name)} has the same name: keep one"
+                f"{kind}/{printable(file.name)}: {printable(by_name[file.stem].name)} has the same name: "
+                "keep one"
             )
         else:
             by_name[file.stem] = file
@@ -302,13 +305,14 @@ def _missing_pairs(files: dict[str, dict[str, Path]], annotation_kinds: Sequence
     faults = []
     for kind in annotation_kinds:
         faults += [
-            f"images/{shown(file.name)}: has no {kind}/{shown(name)}.png (or .tif): "
+            f"images/{printable(file.name)}: has no {kind}/{printable(name)}.png (or .tif): "
             "add it, all 0 if nothing is to be seen there"
             for name, file in files["images"].items()
             if name not in files[kind]
         ]
         faults += [
-            f"{kind}/{shown(file.name)}: has no image of that name in images/: add the image or remove this"
+            f"{kind}/{printable(file.name)}: has no image of that name in images/: "
+            "add the image or remove this"
             for name, file in files[kind].items()
             if name not in files["images"]
         ]
@@ -323,7 +327,7 @@ def _assemble(
 ) -> AnnotatedSet:
     mode = description.mode or _annotated_mode(annotations)
     images = [standardise(annotation.pixels, mode) for annotation in annotations]
-    names = [shown(annotation.name) for annotation in annotations]
+    names = [printable(annotation.name) for annotation in annotations]
     sources = [description.groups.get(annotation.name) for annotation in annotations]
     groups = source_groups(names, images, sources)
     stated_nm = description.pixel_size_nm

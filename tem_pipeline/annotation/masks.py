@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from tem_pipeline.micrographs.ingestion import pixel_sha256
-from tem_pipeline.micrographs.reading import MicrographError, read_micrographs, shown
+from tem_pipeline.micrographs.reading import MicrographError, read_micrographs
+from tem_pipeline.text import printable
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
@@ -56,8 +57,8 @@ def read_annotation(name: str, files: dict[str, Path]) -> Annotation:
         outside = np.count_nonzero(core & ~whole)
         if outside > np.count_nonzero(core) / 2:
             raise Fault(
-                f"shells/{shown(files['shells'].name)}: most of the cores lie outside: draw whole particles, "
-                "core and shell together"
+                f"shells/{printable(files['shells'].name)}: most of the cores lie outside: "
+                "draw whole particles, core and shell together"
             )
         class_map = np.where(core, np.uint8(2), whole.astype(np.uint8))
     digest = hashlib.sha256(np.array(image.shape, dtype="<i8").tobytes() + class_map.tobytes())
@@ -81,17 +82,17 @@ def _read_image(
     try:
         micrographs = read_micrographs(file, measurable_only=measurable_only)
     except MicrographError as error:
-        raise Fault(f"{kind}/{shown(file.name)}: {error.reason}") from error
+        raise Fault(f"{kind}/{printable(file.name)}: {error.reason}") from error
     if len(micrographs) != 1:
         raise Fault(
-            f"{kind}/{shown(file.name)}: it holds {len(micrographs)} images: save each as its own file"
+            f"{kind}/{printable(file.name)}: it holds {len(micrographs)} images: save each as its own file"
         )
     return micrographs[0].image, micrographs[0].pixel_size_nm
 
 
 def _read_mask(file: Path, kind: str, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
     """Read a mask as foreground, and as label image if it separates particles."""
-    where = f"{kind}/{shown(file.name)}"
+    where = f"{kind}/{printable(file.name)}"
     if file.suffix.lower() not in MASK_SUFFIXES:
         raise Fault(f"{where}: a mask is a {', '.join(MASK_SUFFIXES)} file: export it as one")
     mask, _ = _read_image(file, kind, measurable_only=False)

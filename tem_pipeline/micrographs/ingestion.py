@@ -23,10 +23,10 @@ from tem_pipeline.micrographs.reading import (
     MicrographError,
     group_acquisitions,
     read_micrographs,
-    shown,
 )
-from tem_pipeline.micrographs.sessions import SessionDescription, printable
+from tem_pipeline.micrographs.sessions import SessionDescription
 from tem_pipeline.tables import MANIFEST_SCHEMA
+from tem_pipeline.text import encodable, printable
 
 MANIFEST_COLUMNS = tuple(MANIFEST_SCHEMA.names)
 
@@ -80,7 +80,7 @@ def ingest_files(
     An acquisition of which the session already holds an image is no field of its own.
     """
     root = Path(folder)
-    name = printable(os.path.basename(os.path.abspath(root)))
+    name = encodable(os.path.basename(os.path.abspath(root)))
     session = {
         "session_id": session_key,
         "session_name": name,
@@ -97,7 +97,7 @@ def ingest_files(
         members: list[_Member] = []
         for file in group:
             row = dict.fromkeys(MANIFEST_COLUMNS) | session
-            row |= {"file": printable(file.relative_to(root).as_posix()), "file_sha256": file_sha256(file)}
+            row |= {"file": encodable(file.relative_to(root).as_posix()), "file_sha256": file_sha256(file)}
             try:
                 micrographs = read_micrographs(file, measurable_only=False)
             except MicrographError as error:
@@ -210,7 +210,7 @@ def _prepare(member: _Member, description: SessionDescription) -> np.ndarray | N
     except Exception as error:
         # Unexpected pixels may make an algorithm fail; the session's other files must still be read.
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        row |= {"status": "refused", "reason": shown(reason)}
+        row |= {"status": "refused", "reason": printable(reason)}
         return None
     row["height_px"], row["width_px"] = prepared.image.shape
     row["pixel_size_y_nm"], row["pixel_size_x_nm"] = prepared.pixel_size_nm or (None, None)
@@ -313,7 +313,7 @@ def describe_file(
         ``calibration`` (metadata, session or missing); ``refused``, None or why nothing in it can be
         measured. Images on which nothing can be measured, a constant one for example, are described too.
     """
-    description: dict[str, Any] = {"file": shown(path), "images": [], "refused": None}
+    description: dict[str, Any] = {"file": printable(path), "images": [], "refused": None}
     try:
         micrographs = read_micrographs(path, measurable_only=False)
     except MicrographError as error:

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tem_pipeline.descriptions import read_description
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.calibration import MAX_PIXEL_SIZE_NM, MIN_PIXEL_SIZE_NM
-from tem_pipeline.micrographs.reading import SUPPORTED_SUFFIXES, shown
+from tem_pipeline.micrographs.reading import SUPPORTED_SUFFIXES
+from tem_pipeline.text import printable
 
 SESSION_YAML = "session.yaml"
 MAX_KEY_LENGTH = 100
@@ -117,7 +118,7 @@ def read_session_description(folder: str | Path) -> SessionDescription:
         One line, whatever stands in that file: wrong keys, wrong types, too much, not YAML.
     """
     path = Path(folder) / SESSION_YAML
-    name = shown(path)
+    name = printable(path)
     if not os.path.lexists(path):
         return SessionDescription()
     try:
@@ -150,11 +151,6 @@ def session_key(name: str) -> str:
     slug = re.sub(r"\.{2,}", ".", slug).strip("._-")[:60].rstrip("._-") or "session"
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{slug}-{digest[:12]}"
-
-
-def printable(name: str) -> str:
-    """Give a file's or folder's name as tables can hold it: undecodable bytes become U+FFFD."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def session_files(folder: str | Path) -> list[Path]:
@@ -197,7 +193,7 @@ def session_files(folder: str | Path) -> list[Path]:
                         found.append(path)
     except OSError as error:
         raise UserError(
-            f"{shown(error.filename or root)}: the folder cannot be listed ({error.strerror})"
+            f"{printable(error.filename or root)}: the folder cannot be listed ({error.strerror})"
         ) from error
     return sorted(found, key=lambda path: path.relative_to(root).parts)
 
@@ -224,7 +220,7 @@ def file_digest(path: Path) -> tuple[int, str]:
             content = hashlib.file_digest(file, "sha256").hexdigest()
             return file.tell(), content
     except OSError as error:
-        raise UserError(f"{shown(path)}: it cannot be read ({error.strerror})") from error
+        raise UserError(f"{printable(path)}: it cannot be read ({error.strerror})") from error
 
 
 def session_fingerprint(folder: str | Path, digest: Callable[[Path], tuple[int, str]] = file_digest) -> str:

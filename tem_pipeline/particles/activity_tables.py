@@ -16,6 +16,7 @@ import pandas as pd
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.storage import AnyPath
+from tem_pipeline.text import printable
 
 _REQUIRED = ("sample_id", "activity", "unit")
 _IGNORED = ("notes", "comment")
@@ -48,7 +49,7 @@ def read_activity(folder: AnyPath) -> tuple[pd.DataFrame, pd.DataFrame]:
     problems: list[dict[str, Any]] = []
     files = [file for file in folder.iterdir() if _is_table(file)] if folder.is_dir() else []
     for file in sorted(files, key=lambda file: file.name):
-        name = _printable(file.name)
+        name = printable(file.name)
         try:
             for line, row in _read_rows(file):
                 if isinstance(row, UserError):
@@ -125,7 +126,7 @@ def _check_header(cells: list[str]) -> list[str]:
             )
     for name in names:
         if name and names.count(name) > 1:
-            raise UserError(f"the column {_printable(name)[:40]!r} stands in it twice: keep one")
+            raise UserError(f"the column {printable(name)[:40]!r} stands in it twice: keep one")
     return [_text(name, "a column's name") if name else "" for name in names]
 
 
@@ -161,7 +162,7 @@ def _number(text: str, name: str, decimal_comma: bool) -> float:
     written = written.replace("\N{MINUS SIGN}", "-")
     number = float(written) if _NUMBER.fullmatch(written) else np.nan
     if not np.isfinite(number):
-        raise UserError(f"{name} {_printable(text)[:40]!r} is no number: write it like 1.25 or 3e-4")
+        raise UserError(f"{name} {printable(text)[:40]!r} is no number: write it like 1.25 or 3e-4")
     return number
 
 
@@ -169,7 +170,7 @@ def _text(text: str, name: str) -> str:
     if len(text) > _LONGEST_TEXT:
         raise UserError(f"{name} is longer than {_LONGEST_TEXT} characters: shorten it")
     if not text.isprintable():
-        raise UserError(f"{name} {_printable(text)[:40]!r} holds control characters: write it anew")
+        raise UserError(f"{name} {printable(text)[:40]!r} holds control characters: write it anew")
     return text
 
 
@@ -190,10 +191,6 @@ def _conditions(row: dict[str, str], decimal_comma: bool) -> str:
             value = _text(value, name)
         parts.append(f"{name}={value}")
     return ", ".join(parts)
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _problems(problems: list[dict[str, Any]]) -> pd.DataFrame:

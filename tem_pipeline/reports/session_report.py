@@ -20,6 +20,7 @@ from tem_pipeline.reports.figures import distribution_figure, fields_figure, fig
 from tem_pipeline.reports.overlays import overlay
 from tem_pipeline.storage import AnyPath, read_tiff, write_bytes
 from tem_pipeline.tables import FIT_PARAMETERS, INTERVAL_STATISTICS, SIZE_DISTRIBUTION_SCHEMA, STATISTICS
+from tem_pipeline.text import printable
 
 MOST_OVERLAYS = 24
 _OVERLAY_PX = 1024
@@ -139,20 +140,19 @@ def _template() -> Any:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_printable,
+        finalize=_shown,
     )
     environment.filters |= {"number": _format, "percent": _percent, "nm": _nanometres}
     return environment.get_template("session_report.html.j2")
 
 
-def _printable(value: Any) -> Any:
+def _shown(value: Any) -> Any:
     """Keep control characters and those that turn the writing's direction out of the page."""
     if value is None:
         return ""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    kept = "\n\N{NARROW NO-BREAK SPACE}"
-    return "".join(c if c.isprintable() or c in kept else "\N{REPLACEMENT CHARACTER}" for c in value)
+    return printable(value, kept="\n\N{NARROW NO-BREAK SPACE}")
 
 
 def _or_none(value: Any) -> Any:

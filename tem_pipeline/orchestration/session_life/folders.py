@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.micrographs.reading import SUPPORTED_SUFFIXES, shown
+from tem_pipeline.micrographs.reading import SUPPORTED_SUFFIXES
 from tem_pipeline.micrographs.sessions import (
     FOREIGN_IMAGE_SUFFIXES,
     SESSION_YAML,
@@ -22,6 +22,7 @@ from tem_pipeline.micrographs.sessions import (
     session_key,
 )
 from tem_pipeline.orchestration.session_life.tick_time import OutOfTimeError
+from tem_pipeline.text import printable
 
 COMPLETE_MARKER = ".complete"
 _IMAGE_SUFFIXES = SUPPORTED_SUFFIXES | FOREIGN_IMAGE_SUFFIXES
@@ -78,7 +79,7 @@ def list_session_folders(incoming: str | Path) -> list[SessionFolder]:
                 if folder and not entry.name.startswith(".") and not is_unfinished(entry.name):
                     is_link[entry.name] = link
     except OSError as error:
-        raise UserError(f"{shown(root)}: the folder cannot be listed ({error.strerror})") from error
+        raise UserError(f"{printable(root)}: the folder cannot be listed ({error.strerror})") from error
     folders = []
     for name in sorted(is_link):
         key, fault = session_key(name), None
@@ -107,10 +108,10 @@ def take_snapshot(folder: str | Path) -> FolderSnapshot:
             pending += _scan_folder(scan, pending.pop())
     except OSError as error:
         raise UserError(
-            f"{shown(error.filename or scan.root)}: the folder cannot be listed ({error.strerror})"
+            f"{printable(error.filename or scan.root)}: the folder cannot be listed ({error.strerror})"
         ) from error
     if without_series := scan.emi - scan.ser:
-        name = shown(os.path.basename(min(without_series)))
+        name = printable(os.path.basename(min(without_series)))
         scan.unfinished = scan.unfinished or f"{name}.emi waits for its .ser"
     everything = "".join(sorted(scan.lines)).encode("utf-8", "surrogateescape")
     return FolderSnapshot(
@@ -150,9 +151,10 @@ def _scan_folder(scan: _Scan, parent: str) -> list[str]:
                 scan.marker_ns = entry.stat(follow_symlinks=False).st_ctime_ns
             elif name.startswith("."):
                 if not (name.lower() in _DESKTOP_FILES or name.startswith("._")):
-                    scan.unfinished = f"the hidden file {shown(name)} is there: a copy may be under way"
+                    hidden = printable(name)
+                    scan.unfinished = f"the hidden file {hidden} is there: a copy may be under way"
             elif is_unfinished(name):
-                scan.unfinished = f"{shown(name)} is being written"
+                scan.unfinished = f"{printable(name)} is being written"
             elif stat.S_ISDIR((status := entry.stat(follow_symlinks=False)).st_mode):
                 folders.append(entry.path)
             else:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from tem_pipeline.micrographs.sessions import printable
 from tem_pipeline.orchestration.session_life.observations import ObservedFolder
 from tem_pipeline.orchestration.session_life.session_tables import RecordedFailure, RecordedTables
+from tem_pipeline.text import encodable
 
 StateName = Literal["arriving", "complete", "ingested", "processed", "partly refused", "failed", "parked"]
 
@@ -145,7 +145,7 @@ def session_state(
     state, reason = _judge(observed, tables, failure, limit)
     return SessionState(
         session=key,
-        name=(printable(observed.folder.name) if observed else tables.name) or key,
+        name=(encodable(observed.folder.name) if observed else tables.name) or key,
         state=state,
         reason=reason,
         changed_at=observed.changed_at if observed else None,

@@ -10,7 +10,6 @@ from typing import Any
 
 from upath import UPath
 
-from tem_pipeline.micrographs.sessions import printable
 from tem_pipeline.orchestration.session_life.folders import list_session_folders
 from tem_pipeline.orchestration.session_life.observations import load_log, observe_one
 from tem_pipeline.orchestration.session_life.session_tables import (
@@ -25,6 +24,7 @@ from tem_pipeline.orchestration.session_life.states import SessionState, session
 from tem_pipeline.orchestration.session_life.tick_time import OutOfTimeError
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import TABLE_FILE, AnyPath, Layout, is_local, sessions_with_tables
+from tem_pipeline.text import encodable, printable
 
 
 def session_states(
@@ -60,7 +60,7 @@ def session_states(
         folder = by_key.get(key)
         observed = observe_one(folder, log, now, settings.settling_s) if folder else None
         if folder is not None and folder.fault:
-            key, tables, failure = printable(folder.name), RecordedTables({}, {}), None
+            key, tables, failure = encodable(folder.name), RecordedTables({}, {}), None
         else:
             tables, failure = _read_as_of(layout, key, tuple(_stamp(root, key) for root in roots))
         states.append(session_state(key, observed, tables, failure, settings.attempts))
@@ -105,5 +105,5 @@ def as_lines(states: list[SessionState]) -> list[str]:
         reason = f"  {state.reason}" if state.reason else ""
         line = f"{state.session:{width}}  {state.state:14}  {', '.join(numbers)}{reason}"
         # File names come from outside: they must not end the line or send commands to the terminal.
-        lines.append("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line))
+        lines.append(printable(line))
     return lines

@@ -1,0 +1,107 @@
+"""What every reader gives, and how it refuses a file.
+
+A reader is a function of a path. It returns one signal per data set of the file and judges nothing: what is
+a micrograph is decided in `judging`.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+Signal = dict[str, Any]
+"""One data set, as RosettaSciIO gives it: "data", "axes", "metadata", "original_metadata". A reader may add
+"acquisition", equal for the images of one acquisition."""
+
+Part = TypeVar("Part")
+
+# A header may claim any size. Real pixels compress a hundredfold at most, and blank images up to the allowed
+# size do no harm.
+_MAX_EXPANSION = 100
+_ALWAYS_ALLOWED_BYTES = 2**28
+
+
+class Refused(Exception):
+    """Why a file or one of its data sets is no micrograph; the caller adds the file's name."""
+
+
+def read_parts(parts: Iterable[Part], read: Callable[[Part], Iterable[Signal]]) -> list[Signal]:
+    """Read the parts of a file one by one, so that a bad one does not take the others with it.
+
+    Parameters
+    ----------
+    parts : iterable
+    read : callable
+        Gives the signals of a part.
+
+    Returns
+    -------
+    list of Signal
+        Those of all parts that can be read.
+
+    Raises
+    ------
+    Exception
+        The first error, if no part can be read.
+    """
+    signals: list[Signal] = []
+    errors: list[Exception] = []
+    for part in parts:
+        try:
+            signals.extend(read(part))
+        except Exception as error:
+            errors.append(error)
+    if errors and not signals:
+        raise errors[0]
+    return signals
+
+
+def check_claimed_size(path: Path, claimed_bytes: int) -> None:
+    """Refuse a file whose header claims far more pixels than the file can hold.
+
+    Parameters
+    ----------
+    path : Path
+    claimed_bytes : int
+        Size of all pixels, uncompressed.
+
+    Raises
+    ------
+    Refused
+        Before anything is allocated.
+    """
+    stored_bytes = path.stat().st_size
+    if claimed_bytes > max(_ALWAYS_ALLOWED_BYTES, _MAX_EXPANSION * stored_bytes):
+        raise Refused(
+            f"it claims {claimed_bytes / 1e9:.3g} GB of pixels in {stored_bytes / 1e6:.3g} MB: "
+            "the file is damaged, copy or export it again"
+        )
+
+
+def reason_of(error: BaseException, path: Path) -> str:
+    """Say in one line what went wrong, for a person who does not know the libraries.
+
+    Parameters
+    ----------
+    error : exception
+        `Refused`, or whatever a library raised.
+    path : Path
+        The file that was read.
+
+    Returns
+    -------
+    str
+    """
+    if isinstance(error, Refused):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return (
+            "it claims more pixels than fit into memory: the file is damaged, or too large for this machine"
+        )
+    if isinstance(error, PermissionError):
+        return "it may not be read: give the account that runs this the right to read it"
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    detail = " ".join(str(error).replace(str(path), path.name).split())
+    cause = f"{type(error).__name__}: {detail[:120]}" if detail else type(error).__name__
+    kind = path.suffix.lower().lstrip(".")
+    return f"it is damaged, cut short or no {kind} file ({cause}): copy or export it again"

@@ -1,0 +1,91 @@
+"""Reads TIA files: pixels are in .ser files, what they are is in the .emi beside them.
+
+RosettaSciIO's `file_reader()` takes the unit of every .ser from the first object of the .emi, and its search
+for the .ser files fails in folders with brackets in their names. Its private reader of one .ser with one
+object does neither, so the files are found and paired with their objects here.
+"""
+
+import contextlib
+import re
+from pathlib import Path
+
+import numpy as np
+
+from tem_pipeline.micrographs.calibration import unit_kind
+from tem_pipeline.micrographs.readers.signals import Refused, Signal, read_parts
+
+_ABSURD_METRES = 1e9
+"""A pixel of this size or more is a reciprocal length that was taken for metres."""
+
+
+def series_base(path: Path) -> str | None:
+    """Return NAME of NAME_1.ser, and None for every other name."""
+    match = re.fullmatch(r"(.+)_[1-9]\.ser", path.name, re.IGNORECASE | re.DOTALL)
+    return match[1] if match else None
+
+
+def read_tia(path: Path) -> list[Signal]:
+    """Read an .emi with all its .ser files, or one .ser.
+
+    Parameters
+    ----------
+    path : Path
+        Of a NAME_1.ser with NAME.emi beside it, the unit is taken from there.
+
+    Returns
+    -------
+    list of Signal
+        With "acquisition". Files that cannot be read are left out.
+
+    Raises
+    ------
+    Refused
+        If a .ser is missing, or the .emi is damaged.
+    """
+    from rsciio.tia._api import get_xml_info_from_emi
+
+    emi, sers = _files_of_acquisition(path)
+    objects = get_xml_info_from_emi(str(emi)) if emi else []
+    if emi and not objects:
+        raise Refused(
+            f"{emi.name} is damaged or cut short, and only it says whether this is a diffraction pattern: "
+            "copy it again"
+        )
+    return read_parts(sers, lambda ser: _read_ser(ser, objects))
+
+
+def _files_of_acquisition(path: Path) -> tuple[Path | None, list[Path]]:
+    """Return the .emi, if there is one, and the .ser files to read."""
+    if path.suffix.lower() == ".ser":
+        base = series_base(path)
+        beside = [path.with_name(f"{base}{suffix}") for suffix in (".emi", ".EMI")] if base else []
+        return next((emi for emi in beside if emi.is_file()), None), [path]
+    pattern = re.compile(re.escape(path.stem) + r"_[1-9]\.ser", re.IGNORECASE)
+    sers = sorted(file for file in path.parent.iterdir() if pattern.fullmatch(file.name))
+    if not sers:
+        raise Refused(f"its pixels are in {path.stem}_1.ser, which is not here: copy that beside it")
+    return path, sers
+
+
+def _read_ser(path: Path, objects: list[str]) -> list[Signal]:
+    from rsciio.tia._api import convert_xml_to_dict, ser_reader
+
+    base = series_base(path)
+    index = int(path.stem[-1]) - 1 if base else 0
+    described = objects[index : index + 1] or objects[:1]
+    mode = ""
+    if described:
+        content = convert_xml_to_dict(described[0])
+        with contextlib.suppress(AttributeError):
+            mode = str(content.ObjectInfo.ExperimentalDescription.Mode)
+    signals = ser_reader(str(path), described or None)
+    for signal in signals:
+        for axis in signal["axes"][-2:]:
+            # Without its .emi, the 1/m of a diffraction pattern is read as m.
+            is_absurd = unit_kind(axis.get("units")) == "length" and abs(axis["scale"]) >= _ABSURD_METRES
+            if is_absurd or ("Diffraction" in mode and "STEM" not in mode):
+                axis["units"] = "1 / nm"
+        times = np.atleast_1d(signal["original_metadata"]["ser_header_parameters"].get("Time", 0))
+        # TIA writes the detectors of one acquisition in the same second.
+        signal["acquisition"] = path.name if base is None else base if objects else f"{base} {times[0]}"
+    return signals

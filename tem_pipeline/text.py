@@ -1,0 +1,40 @@
+"""Text from outside, such as names of files: made fit for messages and for tables."""
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def printable(text: object, kept: str = "") -> str:
+    """Replace every character that must not reach a terminal, a log or a page.
+
+    Control characters could end a line or command a terminal, and undecodable bytes (surrogates) cannot be
+    written at all.
+
+    Parameters
+    ----------
+    text : object
+        Its `str` is taken.
+    kept : str
+        Characters that stay although they are not printable.
+
+    Returns
+    -------
+    str
+        As long as the text, with U+FFFD for each character replaced.
+    """
+    return "".join(c if c.isprintable() or c in kept else _REPLACEMENT for c in str(text))
+
+
+def encodable(name: str) -> str:
+    """Replace the undecodable bytes of a file's name, so that tables (UTF-8) can hold it.
+
+    Parameters
+    ----------
+    name : str
+        As Python gives it: undecodable bytes are lone surrogates.
+
+    Returns
+    -------
+    str
+        With U+FFFD in place of these bytes. Control characters stay: the name must still identify the file.
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
