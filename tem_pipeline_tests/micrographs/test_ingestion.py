@@ -4,7 +4,6 @@ import re
 import shutil
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -18,6 +17,7 @@ from tem_pipeline.micrographs.ingestion import (
 )
 from tem_pipeline.micrographs.sessions import SessionDescription, session_files
 from tem_pipeline.tables import MANIFEST_SCHEMA
+from tem_pipeline_tests.micrographs.readers.files import write_berkeley
 
 
 @pytest.fixture
@@ -37,18 +37,6 @@ def write(path: Path, image: np.ndarray, pixel_nm: float | tuple[float, float] |
         return
     y_nm, x_nm = pixel_nm if isinstance(pixel_nm, tuple) else (pixel_nm, pixel_nm)
     tifffile.imwrite(path, image, imagej=True, resolution=(1 / x_nm, 1 / y_nm), metadata={"unit": "nm"})
-
-
-def write_detectors(path: Path, detectors: dict[str, np.ndarray]) -> None:
-    with h5py.File(path, "w") as file:
-        file.attrs["version_major"], file.attrs["version_minor"] = 0, 2
-        for name, data in detectors.items():
-            group = file.create_group(f"data/{name}")
-            group.attrs["emd_group_type"] = 1
-            group["data"] = data.T
-            for i, size in enumerate(data.T.shape):
-                dim = group.create_dataset(f"dim{i + 1}", data=np.arange(size) * 0.1)
-                dim.attrs["name"], dim.attrs["units"] = "xyz"[i], "[n_m]"
 
 
 def ingest(folder: Path, **description) -> list[IngestedImage]:
@@ -230,7 +218,7 @@ def test_a_blank_first_frame_gives_way_to_the_next(session):
 
 
 def test_one_detector_of_an_acquisition_is_measured(session):
-    write_detectors(session / "a.emd", {"BF": picture(1), "DF4": picture(2), "HAADF": picture(3)})
+    write_berkeley(session / "a.emd", {"BF": picture(1), "DF4": picture(2), "HAADF": picture(3)})
     found = ingest(session)
     assert statuses(found) == ["ok", "detector", "detector"]
     assert (found[0].row["mode"], found[0].row["mode_source"]) == ("bright_field", "detector")
@@ -241,11 +229,11 @@ def test_one_detector_of_an_acquisition_is_measured(session):
     assert found[2].row["mode_source"] == "session"
 
 
-def test_without_a_known_detector_the_first_is_measured_in_the_mode_its_pixels_show(session):
+def test_the_first_image_is_measured_if_no_detector_is_known(session):
     dark = np.full((64, 64), 900, np.uint16) + picture(0, (64, 64)) // 100
     dark[20:30, 20:30] = 200
-    write_detectors(session / "a.emd", {"det1": dark, "det2": 1000 - dark})
-    write_detectors(session / "b.emd", {"det1": 2000 - dark})
+    write_berkeley(session / "a.emd", {"det1": dark, "det2": 1000 - dark})
+    write_berkeley(session / "b.emd", {"det1": 2000 - dark})
     found = ingest(session)
     assert statuses(found) == ["ok", "detector", "ok"]
     assert (found[0].row["mode"], found[0].row["mode_source"]) == ("bright_field", "image")
@@ -253,7 +241,7 @@ def test_without_a_known_detector_the_first_is_measured_in_the_mode_its_pixels_s
 
 
 def test_a_title_against_the_sessions_mode_is_pointed_out(session):
-    write_detectors(session / "a.emd", {"BF": picture(1)})
+    write_berkeley(session / "a.emd", {"BF": picture(1)})
     (found,) = ingest(session, mode="haadf")
     assert (found.row["status"], found.row["mode"]) == ("ok", "haadf")
     assert "bright_field" in found.row["reason"]
@@ -261,7 +249,7 @@ def test_a_title_against_the_sessions_mode_is_pointed_out(session):
 
 def test_an_acquisition_measured_through_an_export_is_not_measured_again(session):
     write(session / "a_export.tif", picture(1))
-    write_detectors(session / "b.emd", {"BF": picture(1), "HAADF": picture(2)})
+    write_berkeley(session / "b.emd", {"BF": picture(1), "HAADF": picture(2)})
     found = ingest(session)
     assert statuses(found) == ["ok", "duplicate", "detector"]
     assert {item.row["field_id"] for item in found} == {"a_export"}

@@ -13,7 +13,6 @@ from tem_pipeline.descriptions import MAX_YAML_BYTES
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.sessions import (
     SessionDescription,
-    printable,
     read_session_description,
     session_files,
     session_fingerprint,
@@ -201,11 +200,6 @@ def test_different_names_have_different_keys(several):
 
 def test_a_key_shows_what_was_readable_of_the_name():
     assert re.fullmatch(r"2026-11-22-Pt-C-Angstrom-[0-9a-f]{12}", session_key("2026-11-22 Pt|C Ångström"))
-
-
-@given(names)
-def test_names_can_be_written_into_tables(name):
-    printable(os.fsdecode(name.encode("utf-8", "replace"))).encode("utf-8")
 
 
 # --- files -----------------------------------------------------------------------------------------------
