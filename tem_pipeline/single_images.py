@@ -16,7 +16,7 @@ from tem_pipeline.images_in_flight import IMAGES_IN_FLIGHT, LARGEST_IN_FLIGHT_PX
 from tem_pipeline.micrographs.ingestion import file_sha256, pixel_sha256
 from tem_pipeline.micrographs.preparation import PreparedImage, prepare_image
 from tem_pipeline.micrographs.reading import Micrograph, group_acquisitions, read_micrographs
-from tem_pipeline.micrographs.sessions import SessionDescription, printable, session_files
+from tem_pipeline.micrographs.sessions import SessionDescription, session_files
 from tem_pipeline.particles.checks import check_particle_table
 from tem_pipeline.particles.table import join_tables, measure_image
 from tem_pipeline.reports.overlays import overlay_png
@@ -25,6 +25,7 @@ from tem_pipeline.segmentation.models import SegmentationModel
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import encode_tiff, write_bytes, write_table
 from tem_pipeline.tables import PARTICLE_SCHEMA, conform
+from tem_pipeline.text import encodable
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +139,7 @@ def _name_images(
             try:
                 prepared = prepare_image(micrograph, pixel_size_nm=pixel_size_nm, mode=mode)
             except UserError as error:
-                failures.append(f"{printable(file.name)}: {error}")
+                failures.append(f"{encodable(file.name)}: {error}")
                 continue
             done = (index + (number + 1) / len(micrographs)) / len(acquisitions)
             yield done, _named(name, file, micrograph, prepared)
@@ -151,10 +152,10 @@ def _named(name: str, file: Path, micrograph: Micrograph, prepared: PreparedImag
     row = {
         "session_id": "segment",
         "session_name": "segment",
-        "sample_id": printable(file.parent.name) or "segment",
+        "sample_id": encodable(file.parent.name) or "segment",
         "image_id": name,
         "field_id": name,
-        "file": printable(file.name),
+        "file": encodable(file.name),
         "file_sha256": file_sha256(file),
         "pixel_sha256": pixel_sha256(micrograph.image),
         "pixel_size_x_nm": size_nm,
