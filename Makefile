@@ -1,11 +1,11 @@
-# Every target sets itself up: a machine with Python 3.11 (or newer) and make is enough.
+# Every target installs what it needs. Python 3.11 (or newer) and make are enough.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps
 
-# `make dev DEMO=1` shows what `make demo` made.
+# `make dev DEMO=1` shows the results of `make demo`.
 DATA_ROOT := $(if $(DEMO),data/demo,$(or $(TEM_DATA_ROOT),data))
 MODELS_ROOT := $(if $(DEMO),models/demo,$(or $(TEM_MODELS_ROOT),models))
 DAGSTER_PORT ?= 3000
@@ -33,11 +33,11 @@ $(VENV)/dev.stamp: requirements/dev.txt $(VENV)/runtime.stamp
 	@$(INSTALL) --require-hashes -r requirements/dev.txt
 	@touch $@
 
-demo: $(VENV)/runtime.stamp ## set up and run the main job on a simulated session
+demo: $(VENV)/runtime.stamp ## install, and run the main job on a simulated session
 	@$(BIN)/tem-pipeline demo
 
 dev: export DAGSTER_HOME ?= $(CURDIR)/.dagster$(if $(DEMO),/demo,)
-dev: $(VENV)/runtime.stamp ## set up and start Dagster's UI and daemon and MLflow's UI (DEMO=1: the demo's)
+dev: $(VENV)/runtime.stamp ## install, and start Dagster's pages and daemon and MLflow's pages (DEMO=1: those of the demo)
 	@mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml
 	@mkdir -p $(MODELS_ROOT)/mlflow
 	@echo "Dagster: http://127.0.0.1:$(DAGSTER_PORT)"
@@ -50,19 +50,19 @@ dev: $(VENV)/runtime.stamp ## set up and start Dagster's UI and daemon and MLflo
 		--artifacts-destination "$(abspath $(MODELS_ROOT))/mlflow/artifacts" & ) \
 	dagster dev -w workspace.yaml --host 127.0.0.1 --port $(DAGSTER_PORT); wait
 
-test: $(VENV)/dev.stamp ## set up and run the tests
+test: $(VENV)/dev.stamp ## install, and run the tests
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m "not slow"
 
-test-slow: $(VENV)/dev.stamp ## the long proofs too
+test-slow: $(VENV)/dev.stamp ## run all tests, the long ones too
 	@$(BIN)/python -m pytest -q --timeout 3600
 
-pretrained: $(VENV)/runtime.stamp ## train the model in models/pretrained/ anew (over an hour; goes on where it was cut short)
+pretrained: $(VENV)/runtime.stamp ## train the model in models/pretrained/ again (about two hours; resumes if interrupted)
 	@$(BIN)/python -m tem_pipeline.training.pretraining models/pretrained models/pretraining
 
-bench: $(VENV)/dev.stamp ## measure, and write docs/benchmarks/ (BENCH=… : only these)
+bench: $(VENV)/dev.stamp ## measure, and write docs/benchmarks/ (BENCH=NAME: only this one)
 	@$(BIN)/python -m benchmarks $(BENCH)
 
-study: $(VENV)/dev.stamp ## compare losses, networks and protocols, measure the pretrained model (STUDY=… : only these parts)
+study: $(VENV)/dev.stamp ## compare losses, networks and protocols, measure the pretrained model (STUDY=PART: only this part)
 	@$(BIN)/python -m studies $(STUDY)
 
 lint: $(VENV)/dev.stamp ## ruff and pyright
@@ -70,7 +70,7 @@ lint: $(VENV)/dev.stamp ## ruff and pyright
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
 
-format: $(VENV)/dev.stamp ## let ruff format and mend
+format: $(VENV)/dev.stamp ## format and fix with ruff
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
@@ -79,11 +79,11 @@ docs: $(VENV)/runtime.stamp ## write the parts of docs/ that come from the code
 	@$(BIN)/python -m docs.architecture
 	@$(BIN)/python -m docs.states
 
-lock: $(BIN)/python ## resolve the requirements anew (needs uv)
+lock: $(BIN)/python ## resolve the requirements again (needs uv)
 	uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra build pyproject.toml -o requirements/runtime.txt
 	uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra build --extra dev pyproject.toml -o requirements/dev.txt
 
-clean: ## remove the environment and the caches; data and models stay
+clean: ## remove the environment and the caches, but no data and no models
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist

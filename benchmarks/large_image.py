@@ -44,9 +44,9 @@ def large_image() -> list[Measurement]:
             output, peak_mib = run_and_weigh("-m", __name__, str(folder), *files)
             small_s, large_s = json.loads(output)
             rows += [
-                Measurement(f"{model}: most memory of the process", peak_mib, "MiB", 4096),
+                Measurement(f"{model}: peak memory of the process", peak_mib, "MiB", 4096),
                 Measurement(
-                    f"{model}: {side} × {side} px, for a share of {SIDE_PX} × {SIDE_PX} px",
+                    f"{model}: {side} × {side} px, time per {SIDE_PX} × {SIDE_PX} px",
                     large_s / TIMES**2,
                     "s",
                     compared_with=f"{SIDE_PX} × {SIDE_PX} px, median of {REPEATS}",

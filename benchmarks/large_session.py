@@ -60,7 +60,7 @@ def two_hundred_images() -> list[Measurement]:
     seconds_of_fewer = (before.seconds + after.seconds) / 2 / FEWER
     return [
         Measurement(
-            f"an image of {IMAGES}",
+            f"one image of {IMAGES}",
             seconds,
             "s",
             compared_with=f"of {FEWER}, processed before and after",
@@ -70,7 +70,7 @@ def two_hundred_images() -> list[Measurement]:
             at_most=1.05,
         ),
         Measurement(
-            "most memory of the process",
+            "peak memory of the process",
             peak_mib,
             "MiB",
             compared_with=f"with {FEWER} images",
@@ -79,7 +79,7 @@ def two_hundred_images() -> list[Measurement]:
             at_most=1.1,
         ),
         Measurement(
-            f"time of {cores} cores that is left unused",
+            f"unused time of {cores} cores",
             100 * (1 - run.processor_s / run.seconds / cores),
             "%",
             15,

@@ -83,7 +83,7 @@ def segmenting_2048_px() -> list[Measurement]:
             )
             for name, other, repeats, at_least in others
         ),
-        Measurement("pixels of another class than by Keras", 100 * np.mean(class_map != by_keras), "%", 0.1),
+        Measurement("pixels with another class than Keras", 100 * np.mean(class_map != by_keras), "%", 0.1),
     ]
 
 

@@ -37,7 +37,7 @@ def measuring_ten_thousand_particles() -> list[Measurement]:
     with_shells = compared(
         "all columns, core–shell included",
         lambda: measure_particles(cores, image, probability, PIXEL_SIZE_NM, shell_labels=shells),
-        "regionprops_table, those that it has",
+        "regionprops_table, the columns that it has",
         lambda: regionprops_table(cores, image, properties=PROPERTIES),
         5,
         at_least=5,
@@ -61,7 +61,7 @@ def splitting_touching_particles() -> list[Measurement]:
         measured.append(repeated(what, lambda labels=labels: split_touching(labels), 5))
     first, last = measured[0], measured[-1]
     growth = last.value / first.value / 16
-    return [*measured, Measurement("time a pixel at 4096² over that at 1024²", growth, "×")]
+    return [*measured, Measurement("time per pixel at 4096² over that at 1024²", growth, "×")]
 
 
 def statistics_of_ten_thousand_particles() -> list[Measurement]:

@@ -22,7 +22,7 @@ SESSION = "2026-1234"
 
 
 def querying_ten_million_particles() -> list[Measurement]:
-    """Asking 10 million particles in 2,000 sessions, files in the system's cache."""
+    """Querying 10 million particles in 2,000 sessions, files in the system's cache."""
     if shutil.disk_usage(tempfile.gettempdir()).free < ROOM_BYTES:
         raise OSError(f"{tempfile.gettempdir()}: 8 GB are needed; make room, or set TMPDIR")
     with tempfile.TemporaryDirectory() as name:

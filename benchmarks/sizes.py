@@ -69,7 +69,7 @@ def int8() -> list[Measurement]:
                 5,
             ),
             Measurement(
-                f"base {base_width}: pixels of another class in int8",
+                f"base {base_width}: pixels with another class in int8",
                 100 * np.mean(predict_classes(quantised, image)[0] != predict_classes(model, image)[0]),
                 "%",
             ),
@@ -79,7 +79,7 @@ def int8() -> list[Measurement]:
                 "",
             ),
             Measurement(
-                f"base {base_width}: Dice lost on them in int8 (over 0.002 it can't become the default)",
+                f"base {base_width}: Dice lost on them in int8 (above 0.002 it can't become the default)",
                 dice_before - dice(quantised, validation),
                 "",
             ),

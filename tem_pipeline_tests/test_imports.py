@@ -119,8 +119,9 @@ def test_the_imports_of_the_project_follow_the_rules():
 
 
 def test_every_package_that_the_rules_name_exists():
-    packages = packages_used(read_imports(ROOT)).keys()
-    assert {*OWNERS.values(), *SCIENCE} <= packages
+    named = {name for layer in LAYERS for name in layer}
+    assert named == packages_used(read_imports(ROOT)).keys()
+    assert {*OWNERS.values(), *SCIENCE} <= named
 
 
 def test_imports_that_follow_the_rules_are_accepted(small_project: Path):
