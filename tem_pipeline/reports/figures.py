@@ -1,7 +1,7 @@
-"""Draws what a person checks by eye: size histograms, fields, correlations, the masks of the losses.
+"""Draws what people check by eye: size histograms, fields, correlations, the masks of the losses.
 
-Figures are matplotlib `Figure` objects without any global state; where they are stored or shown is left to
-the caller, outlines on a micrograph to `overlays`.
+Figures are matplotlib `Figure` objects without global state; the caller stores or shows them. Outlines on a
+micrograph are drawn in `overlays`.
 """
 
 import io
@@ -30,21 +30,21 @@ def loss_comparison_figure(
     truths: Sequence[np.ndarray],
     predictions_by_loss: Mapping[str, Sequence[np.ndarray]],
 ) -> Figure:
-    """Set the masks of each loss beside image and truth, as in figure 4 of Liu et al. 2021.
+    """Draw the masks of each loss next to image and truth, as in figure 4 of Liu et al. 2021.
 
     Parameters
     ----------
     images : sequence of ndarray, (height, width)
     truths : sequence of ndarray, (height, width)
-        Foreground is everything but 0.
+        Everything except 0 is foreground.
     predictions_by_loss : mapping from loss to sequence of ndarray, (height, width)
-        One mask an image, in the order of `images`.
+        One mask per image, in the order of `images`.
 
     Returns
     -------
     Figure
-        A row an image. Right foreground is white, missed blue, false orange; each mask's
-        Dice stands below it.
+        One row per image. Correct foreground is white, missed blue, false orange. Each mask's Dice is below
+        it.
     """
     names = (_LOSS_NAMES.get(loss, loss.replace("_", " ")) for loss in predictions_by_loss)
     titles = ["image", "truth", *names]
@@ -67,7 +67,7 @@ def loss_comparison_figure(
             if i == 0:
                 axes.set_title(title, fontsize=10)
     handles = [
-        Patch(facecolor="white", edgecolor="0.4", label="right"),
+        Patch(facecolor="white", edgecolor="0.4", label="correct"),
         Patch(facecolor=_MISSED_COLOUR, label="missed"),
         Patch(facecolor=_FALSE_COLOUR, label="false"),
     ]
@@ -76,14 +76,14 @@ def loss_comparison_figure(
 
 
 def distribution_figure(row: Mapping[str, Any]) -> Figure:
-    """Draw a row of `size_distributions`: its histogram, both fits and the interval of its median.
+    """Draw one row of `size_distributions`: histogram, both fits and the interval of the median.
 
     The histograms of diameter and of perimeter are figure 5 of Liu et al. 2021.
 
     Parameters
     ----------
     row : mapping
-        Of `SIZE_DISTRIBUTION_SCHEMA`; what is null in it isn't drawn.
+        Of `SIZE_DISTRIBUTION_SCHEMA`; null values aren't drawn.
 
     Returns
     -------
@@ -124,13 +124,13 @@ def distribution_figure(row: Mapping[str, Any]) -> Figure:
 
 
 def fields_figure(fields: pd.DataFrame, row: Mapping[str, Any]) -> Figure:
-    """Set the fields' mean sizes side by side, with the session's mean and its interval.
+    """Draw the mean size of each field, with the session's mean and its interval.
 
     Parameters
     ----------
     fields : DataFrame
-        One row a field with counted particles, in the order to draw: mean, standard_error (NaN for one
-        particle).
+        One row per field with counted particles, in the order to draw: mean, standard_error (NaN for a
+        single particle).
     row : mapping
         The session's row of `size_distributions`.
 
@@ -171,8 +171,8 @@ def structure_activity_figure(rows: pd.DataFrame) -> Figure:
     Parameters
     ----------
     rows : DataFrame
-        Rows of `STRUCTURE_ACTIVITY_SCHEMA` of one activity; those without correlation show their samples.
-        A line whose slope may be 0 is dotted.
+        Rows of `STRUCTURE_ACTIVITY_SCHEMA` of one activity; those without correlation show their samples
+        only. A line is dotted if the interval of its slope contains 0.
 
     Returns
     -------
@@ -209,7 +209,7 @@ def structure_activity_figure(rows: pd.DataFrame) -> Figure:
                 axes.set_yticks([])
             continue
         ends = np.array([x.min(), x.max()])
-        # Where x is mostly error the line is steep and says nothing: it must not push the points together.
+        # A line through points with large errors of x can be very steep: it must not squeeze the points.
         axes.set_ylim(axes.get_ylim())
         sure = row["slope_low"] > 0 or row["slope_high"] < 0
         look = {"color": _CURVE_COLOUR} if sure else {"color": "0.6", "linestyle": ":"}
@@ -223,7 +223,7 @@ def structure_activity_figure(rows: pd.DataFrame) -> Figure:
 
 
 def figure_svg(figure: Figure) -> bytes:
-    """Encode a figure as SVG that says the same every time: letters are outlines, and no date is in it."""
+    """Encode a figure as reproducible SVG: no date, and text as outlines so that no font is needed."""
     stream = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "tem_pipeline", "svg.fonttype": "path"}):
         figure.savefig(stream, format="svg", metadata={"Date": None})
@@ -237,7 +237,7 @@ def figure_png(figure: Figure, dpi: int = 150) -> bytes:
     ----------
     figure : Figure
     dpi : int
-        Pixels an inch.
+        Pixels per inch.
 
     Returns
     -------
@@ -254,7 +254,7 @@ def _number(row: Mapping[str, Any], name: str) -> float | None:
 
 
 def _literal(text: str) -> str:
-    """Keep matplotlib from reading a text of a person's as mathematics."""
+    """Escape text so that matplotlib doesn't read it as mathematics."""
     return text.replace("$", r"\$")
 
 

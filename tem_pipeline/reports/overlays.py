@@ -1,6 +1,6 @@
 """Draws the particles' outlines on their micrograph, as pictures: arrays or PNG bytes.
 
-Drawn with Pillow alone: whoever looks at one image doesn't wait for matplotlib, which `figures` needs.
+Only Pillow is used here, because loading matplotlib would delay the segmentation of a single image.
 """
 
 import importlib.util
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-# Bright enough to stand on a grey micrograph, and told apart by colour-blind readers.
+# Visible on a grey micrograph, and distinguishable for colour-blind readers.
 COUNTED_COLOUR, EDGE_COLOUR, SHELL_COLOUR = "#00F0A0", "#FF8C1A", "#6FC3FF"
 _INK, _PAPER = (34, 34, 34), (255, 255, 255)
 
@@ -30,7 +30,7 @@ def overlay(
     pixel_size_nm: float | None = None,
     max_px: int | None = None,
 ) -> np.ndarray:
-    """Draw the particles' outlines on their micrograph, with a legend and, where calibrated, a scale bar.
+    """Draw the particles' outlines on their micrograph, with a legend and, if calibrated, a scale bar.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def overlay(
     Returns
     -------
     ndarray, (height', width', 3), uint8
-        RGB; a legend stands below the micrograph.
+        RGB, with a legend below the micrograph.
     """
     longest = max(image.shape)
     if max_px is not None and longest > max_px:
@@ -67,7 +67,7 @@ def overlay(
     columns = np.minimum(((np.arange(width) + 0.5) / zoom).astype(int), image.shape[1] - 1)
     small = labels[np.ix_(rows, columns)]
     thickness = 2 if zoom >= 2 else 1
-    at_edge = _frame_labels(labels) if edge_labels is None else np.asarray(list(edge_labels), dtype=np.int64)
+    at_edge = frame_labels(labels) if edge_labels is None else np.asarray(list(edge_labels), dtype=np.int64)
     rim = _rim(small, thickness)
     cut = np.isin(small, at_edge)
     if shells is not None:
@@ -108,7 +108,7 @@ def overlay_png(
     max_px : int
         Longest side of the picture.
     maximum_bytes : int, optional
-        The picture gets fewer grey levels, then fewer pixels, until it is no larger; None keeps it as it is.
+        Grey levels and then pixels are reduced until the picture is at most this large. None: no limit.
 
     Returns
     -------
@@ -129,7 +129,7 @@ def overlay_png(
 
 
 def stretch(image: np.ndarray) -> np.ndarray:
-    """Spread the intensities between the 0.5 and 99.5 percentiles over 0 … 255.
+    """Map the intensities between the 0.5 and 99.5 percentiles to 0 … 255.
 
     Parameters
     ----------
@@ -150,16 +150,17 @@ def stretch(image: np.ndarray) -> np.ndarray:
 
 
 def _png(picture: Image.Image, compress_level: int = 6) -> bytes:
-    # `optimize` took 8 s for 2048 × 2048 px.
+    # The option `optimize` takes 8 s for 2048 × 2048 px.
     stream = io.BytesIO()
     picture.save(stream, format="PNG", compress_level=compress_level)
     return stream.getvalue()
 
 
 def _indexed(picture: Image.Image) -> Image.Image:
-    """Give a picture 128 greys and the outlines' colours: a byte a pixel to compress, and no eye sees it.
+    """Reduce a picture to 128 greys and the outlines' colours: one byte per pixel, without visible loss.
 
-    Pillow tells 64 greys apart in looking for the nearest colour of a palette, so it is left the outlines.
+    Pillow's search for the nearest colour distinguishes only 64 greys, so greys are converted here and only
+    the outlines by Pillow.
     """
     levels = 128
     palette = _palette(levels)
@@ -173,7 +174,7 @@ def _indexed(picture: Image.Image) -> Image.Image:
 
 @cache
 def _palette(levels: int) -> Image.Image:
-    """Grey levels and the outlines' colours, which few pixels have and a palette by frequency would drop."""
+    """Make a palette of grey levels and the outlines' colours, which are too rare for an adaptive palette."""
     colours = [(grey, grey, grey) for grey in np.linspace(0, 255, levels).astype(int).tolist()]
     colours += [_bytes(colour) for colour in (COUNTED_COLOUR, EDGE_COLOUR, SHELL_COLOUR)]
     palette = Image.new("P", (1, 1))
@@ -187,12 +188,12 @@ def _bytes(colour: str) -> tuple[int, int, int]:
 
 
 def _grey(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Give an image of another size in 256 greys.
+    """Resize an image and map it to 256 greys.
 
-    Large images are averaged in strips first, so that no full copy of them is made.
+    Large images are first averaged in strips, which avoids a full copy in memory.
     """
     if height > image.shape[0]:
-        # Greys are enlarged in a fraction of the time that intensities take.
+        # Enlarging 8-bit greys is much faster than enlarging floats.
         enlarged = Image.fromarray(stretch(image)).resize((width, height), Image.Resampling.BICUBIC)
         return np.asarray(enlarged)
     step = min(image.shape[0] // height, image.shape[1] // width)
@@ -209,14 +210,15 @@ def _grey(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return stretch(np.asarray(source.resize((width, height), Image.Resampling.BOX)))
 
 
-def _frame_labels(labels: np.ndarray) -> np.ndarray:
+def frame_labels(labels: np.ndarray) -> np.ndarray:
+    """Give the numbers of the particles with a pixel on the frame of the image, ascending."""
     frame = np.concatenate((labels[0], labels[-1], labels[:, 0], labels[:, -1]))
     found = np.unique(frame)
     return found[found > 0].astype(np.int64)
 
 
 def _rim(labels: np.ndarray, thickness: int) -> np.ndarray:
-    """Pixels of particles that lie within `thickness` of another label."""
+    """Mark the pixels of particles that are within `thickness` px of another label."""
     inner = labels > 0
     core = inner.copy()
     for _ in range(thickness):
@@ -231,7 +233,7 @@ def _rim(labels: np.ndarray, thickness: int) -> np.ndarray:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    # The one that figures have too, found without loading matplotlib.
+    # The font of the figures, found without loading matplotlib.
     package = importlib.util.find_spec("matplotlib")
     assert package is not None
     assert package.origin is not None
@@ -239,7 +241,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _scale_bar_nm(width_px: int, pixel_size_nm: float) -> float:
-    """Find the longest of 1, 2, 5 times a power of ten nm that takes at most a quarter of the width."""
+    """Find the largest 1, 2 or 5 × 10ⁿ nm that is at most a quarter of the width."""
     longest = width_px * pixel_size_nm / 4
     power = 10.0 ** np.floor(np.log10(longest))
     return float(max(m * power for m in (1, 2, 5) if m * power <= longest))
@@ -272,7 +274,7 @@ def _draw_scale_bar(canvas: Image.Image, pixel_size_nm: float) -> None:
 
 
 def _add_legend(canvas: Image.Image, entries: list[tuple[str, str]], note: str) -> Image.Image:
-    """Add a white strip with the outlines' meaning below the picture, in as many lines as it takes."""
+    """Add a white strip below the picture that explains the outlines, in as many lines as needed."""
     width, height = canvas.size
     size = int(np.clip(max(width, height) / 45, 10, 28))
     font, gap = _font(size), size // 2

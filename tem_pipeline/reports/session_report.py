@@ -1,6 +1,6 @@
 """Writes a session's report: one HTML page that needs nothing else, for the screen and for paper.
 
-It is made from the session's tables and images alone; every number in it stands in a table.
+It is made only from the session's tables and images. Every number on it is in a table.
 """
 
 import base64
@@ -17,7 +17,7 @@ from PIL import Image
 
 from tem_pipeline import __version__
 from tem_pipeline.reports.figures import distribution_figure, fields_figure, figure_svg
-from tem_pipeline.reports.overlays import overlay
+from tem_pipeline.reports.overlays import frame_labels, overlay
 from tem_pipeline.storage import AnyPath, read_tiff, write_bytes
 from tem_pipeline.tables import FIT_PARAMETERS, INTERVAL_STATISTICS, SIZE_DISTRIBUTION_SCHEMA, STATISTICS
 from tem_pipeline.text import printable
@@ -68,14 +68,14 @@ def report_page(
     session_id: str,
     made_at: datetime | None = None,
 ) -> str:
-    """Put a session's report together.
+    """Make the report page of a session.
 
     Parameters
     ----------
     manifest, masks, particles, distributions : DataFrame
         The session's tables.
     images, mask_images : path
-        Where the images lie that manifest and masks name.
+        Folders of the images that manifest and masks name.
     session_id : str
     made_at : datetime, optional
         Now by default.
@@ -83,9 +83,8 @@ def report_page(
     Returns
     -------
     str
-        An HTML page without references to anything outside it. Names and reasons come from outside and are
-        escaped. Of a large session `MOST_OVERLAYS` images are shown, those to be reviewed first; the others
-        are listed.
+        An HTML page that refers to nothing outside it. Names and reasons are written by others, so they are
+        escaped. At most `MOST_OVERLAYS` images are shown, those to review first; all images are listed.
     """
     listed = _listed_images(manifest, masks, particles)
     shown = _chosen(listed)
@@ -147,7 +146,7 @@ def _template() -> Any:
 
 
 def _shown(value: Any) -> Any:
-    """Keep control characters and those that turn the writing's direction out of the page."""
+    """Replace control characters and those that change the direction of writing."""
     if value is None:
         return ""
     if not isinstance(value, str) or isinstance(value, Markup):
@@ -165,7 +164,7 @@ def _records(frame: pd.DataFrame, columns: Sequence[str]) -> list[dict[str, Any]
 
 
 def _format(value: Any, error: Any = None) -> str:
-    """Write a number to two figures of its standard error, at most to five figures, else to four."""
+    """Write a number to two digits of its standard error (at most five in all), else to four digits."""
     value, error = _or_none(value), _or_none(error)
     if value is None:
         return "–"
@@ -216,12 +215,12 @@ def _counts(manifest: pd.DataFrame, masks: pd.DataFrame, particles: pd.DataFrame
 
 
 def _rows(distributions: pd.DataFrame) -> list[dict[str, Any]]:
-    """Give the rows with every column of today; tables of earlier versions lack some."""
+    """Give the rows with all current columns; tables of earlier versions lack some."""
     return _records(distributions, SIZE_DISTRIBUTION_SCHEMA.names)
 
 
 def _blocks(distributions: pd.DataFrame, particles: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Give what is said of the diameters: once in nm, once in px, as far as there are such images."""
+    """Give the contents of the diameter sections: one in nm and one in px, if there are such images."""
     for row in _rows(distributions):
         if row["measurand"] != "equivalent_diameter" or not (row["n_counted"] or row["n_images"]):
             continue
@@ -281,7 +280,7 @@ def _error(value: Any) -> str | None:
 
 
 def _fields(particles: pd.DataFrame, row: dict[str, Any]) -> Markup | None:
-    """Draw the fields' means; a single field has nothing to be compared with."""
+    """Draw the means of the fields; None for a single field, which can't be compared."""
     column = f"equivalent_diameter_{row['unit']}"
     counted = particles[~particles["touches_edge"].astype(bool) & (particles["image_quality"] == "good")]
     missing = counted["calibration"] == "missing"
@@ -295,14 +294,14 @@ def _fields(particles: pd.DataFrame, row: dict[str, Any]) -> Markup | None:
 def _other_measurands(distributions: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for row in _rows(distributions):
         if row["measurand"] != "equivalent_diameter" and row["n_counted"]:
-            # Distributions of the shells are drawn too; those of the other measurands follow the diameter's.
+            # Perimeter, Feret diameter and ratios aren't drawn: their histograms look like the diameter's.
             drawn = row["measurand"].startswith("shell_")
             histogram = _svg(distribution_figure(row)) if drawn else None
             yield row | {"name": row["measurand"].replace("_", " "), "histogram": histogram}
 
 
 def _listed_images(manifest: pd.DataFrame, masks: pd.DataFrame, particles: pd.DataFrame) -> pd.DataFrame:
-    """Give a row a measured image, those to be reviewed first."""
+    """Give one row per measured image, those to review first."""
     touching = particles["touches_edge"].astype(bool)
     counted = particles[~touching]["image_id"].value_counts()
     cut = particles[touching]["image_id"].value_counts()
@@ -341,11 +340,11 @@ def _listed_images(manifest: pd.DataFrame, masks: pd.DataFrame, particles: pd.Da
 
 
 def _chosen(listed: pd.DataFrame) -> pd.DataFrame:
-    """Choose the images to show: those to be reviewed, and good ones evenly spread over the session."""
+    """Choose the images to show: those to review, and good ones spread evenly over the session."""
     if len(listed) <= MOST_OVERLAYS:
         return listed
     review, good = listed[listed["review"].astype(bool)], listed[~listed["review"].astype(bool)]
-    # Some good ones always: an eye needs them to compare.
+    # Always show some good images, so that the reader can compare.
     n_review = min(len(review), MOST_OVERLAYS - min(len(good), MOST_OVERLAYS // 4))
     n_good = MOST_OVERLAYS - n_review
     spread = np.unique(np.linspace(0, len(good) - 1, min(n_good, len(good))).round().astype(int))
@@ -366,14 +365,13 @@ def _overlays(
         pictures = [whole]
         if max(image.shape) > 1.5 * _OVERLAY_PX:
             window = _busiest(labels)
-            touching = np.unique(np.concatenate((labels[0], labels[-1], labels[:, 0], labels[:, -1])))
             part = labels[window]
             pictures.append(
                 overlay(
                     image[window],
                     part,
                     shells[window] if shells is not None else None,
-                    np.intersect1d(part, touching[touching > 0]).tolist(),
+                    np.intersect1d(part, frame_labels(labels)).tolist(),
                     size_nm,
                     2 * _DETAIL_PX,
                 )
@@ -388,7 +386,7 @@ def _overlays(
 
 
 def _busiest(labels: np.ndarray) -> tuple[slice, slice]:
-    """Find the window, of a grid of windows, in which most particles lie."""
+    """Find the window with the most particles, out of a grid of windows."""
     best, busiest = -1, (slice(0, _DETAIL_PX), slice(0, _DETAIL_PX))
     for top in range(0, max(1, labels.shape[0] - _DETAIL_PX + 1), _DETAIL_PX):
         for left in range(0, max(1, labels.shape[1] - _DETAIL_PX + 1), _DETAIL_PX):
@@ -400,7 +398,7 @@ def _busiest(labels: np.ndarray) -> tuple[slice, slice]:
 
 
 def _jpeg(picture: np.ndarray, room: int) -> Markup:
-    """Encode a picture with whole colours, so that outlines stay sharp, as well as fits into `room` bytes."""
+    """Encode a picture in at most `room` bytes, without colour subsampling so that outlines stay sharp."""
     shown = Image.fromarray(picture)
     while True:
         for quality in (88, 78, 66):

@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 from tem_pipeline.reports.figures import distribution_figure, figure_png, loss_comparison_figure
 
 
-def test_the_histogram_shows_every_particle_and_the_fits_with_the_same_area():
+def test_the_histogram_and_the_fits_have_the_same_area():
     values = np.random.default_rng(2).normal(1.85, 0.26, 500)
     counts, edges = np.histogram(values, np.arange(0.8, 3, 0.1))
     row = {
@@ -33,14 +33,14 @@ def test_the_histogram_shows_every_particle_and_the_fits_with_the_same_area():
     assert axes.get_xlabel() == "equivalent diameter (nm)"
 
 
-def test_the_histogram_of_nothing_says_so():
+def test_a_histogram_without_particles_says_so():
     row = {"measurand": "perimeter", "unit": "px", "histogram_edges": [], "histogram_counts": []}
     figure = distribution_figure(row)
     assert [text.get_text() for text in figure.axes[0].texts] == ["no counted particles"]
     assert figure_png(figure).startswith(b"\x89PNG")
 
 
-def test_the_loss_comparison_shows_faults_and_dice_of_every_mask():
+def test_the_loss_comparison_shows_errors_and_dice_of_every_mask():
     truth = np.zeros((32, 32), bool)
     truth[8:16, 8:16] = True
     wrong = np.roll(truth, 4, axis=1)

@@ -26,7 +26,7 @@ def image() -> np.ndarray:
     return np.random.default_rng(0).normal(1000, 50, (1000, 1000)).astype(np.float32)
 
 
-def test_outlines_lie_on_the_rims_and_differ_for_counted_and_cut_particles(image, labels):
+def test_outlines_follow_the_rims_and_show_which_particles_are_cut(image, labels):
     picture = overlay(image, labels)[:1000]
     rim = (labels > 0) & (
         ndimage.minimum_filter(labels, footprint=ndimage.generate_binary_structure(2, 1)) == 0
@@ -36,7 +36,7 @@ def test_outlines_lie_on_the_rims_and_differ_for_counted_and_cut_particles(image
     assert np.array_equal(cut[1:], (rim & (labels == 2))[1:])
 
 
-def test_the_caller_may_say_which_particles_are_not_counted(image, labels):
+def test_the_caller_can_choose_which_particles_are_drawn_as_cut(image, labels):
     picture = overlay(image, labels, edge_labels=[3])[:1000]
     assert colour_mask(picture, EDGE_COLOUR)[600, 620]
     assert colour_mask(picture, COUNTED_COLOUR)[59, 520]
@@ -68,7 +68,7 @@ def test_an_uncalibrated_image_has_no_scale_bar(labels):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3000, 2), (2, 3)])
-def test_the_narrowest_images_are_drawn_without_a_scale_bar(shape):
+def test_very_narrow_images_are_drawn(shape):
     picture = overlay(np.zeros(shape, np.uint8), np.zeros(shape, np.uint16), pixel_size_nm=0.1, max_px=1000)
     assert picture.shape[2] == 3
 
@@ -83,14 +83,14 @@ def test_the_narrowest_images_are_drawn_without_a_scale_bar(shape):
         ((900, 1300), 650, (450, 650)),
     ],
 )
-def test_pictures_are_magnified_by_whole_numbers_and_reduced_to_fit(shape, max_px, expected):
+def test_small_images_are_magnified_by_whole_numbers_large_ones_reduced(shape, max_px, expected):
     picture = overlay(np.zeros(shape, np.uint8), np.zeros(shape, np.uint16), max_px=max_px)
     assert picture.shape[1] == expected[1]
     assert expected[0] < picture.shape[0] <= expected[0] + 120
 
 
 @pytest.mark.parametrize("side", [64, 512, 3000])
-def test_thumbnails_of_the_noisiest_image_stay_under_100_kb_and_keep_their_colours(side):
+def test_thumbnails_of_noise_stay_under_100_kb_and_keep_their_colours(side):
     rng = np.random.default_rng(1)
     image = rng.integers(0, 65_535, (side, side)).astype(np.uint16)
     labels = np.zeros((side, side), np.uint16)
@@ -109,7 +109,7 @@ def test_images_of_any_type_and_constant_ones_are_drawn(dtype):
     assert picture.dtype == np.uint8
 
 
-def test_a_picture_of_unlimited_size_is_the_overlay_but_for_a_grey_level(image, labels):
+def test_a_picture_of_unlimited_size_differs_by_at_most_one_grey_level(image, labels):
     encoded = overlay_png(image, labels, pixel_size_nm=0.1, max_px=1000, maximum_bytes=None)
     picture = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")).astype(int)
     drawn = overlay(image, labels, pixel_size_nm=0.1, max_px=1000)
@@ -119,7 +119,7 @@ def test_a_picture_of_unlimited_size_is_the_overlay_but_for_a_grey_level(image, 
         assert np.array_equal(colour_mask(picture, colour), colour_mask(drawn, colour))
 
 
-def test_drawing_does_without_matplotlib():
+def test_drawing_does_not_load_matplotlib():
     code = (
         "import sys, numpy as np; from tem_pipeline.reports.overlays import overlay_png;"
         "overlay_png(np.ones((64, 64)), np.ones((64, 64), int), pixel_size_nm=1);"

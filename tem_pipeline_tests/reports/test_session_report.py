@@ -150,13 +150,13 @@ def test_the_page_stands_alone_and_can_load_nothing(tmp_path):
     assert not re.search(r"url\(|@import|https?://", html)
 
 
-def test_statistics_and_page_need_no_other_columns_of_the_particles_than_a_run_reads(tmp_path):
+def test_statistics_and_page_need_only_the_columns_that_a_run_reads(tmp_path):
     session = Session(tmp_path)
     assert len(PARTICLE_COLUMNS) < len(PARTICLE_SCHEMA.names) / 2
     assert session.html(columns=PARTICLE_COLUMNS) == session.html()
 
 
-def test_every_link_within_the_page_leads_somewhere(tmp_path):
+def test_every_link_within_the_page_has_a_target(tmp_path):
     session = Session(tmp_path)
     session.add(file="broken.dm3", status="refused", reason="it is cut short: copy it again")
     html = session.html()
@@ -164,7 +164,7 @@ def test_every_link_within_the_page_leads_somewhere(tmp_path):
     assert {address[1:] for address in Page(html).addresses if address.startswith("#")} <= targets
 
 
-def test_hostile_names_and_reasons_are_text(tmp_path):
+def test_hostile_names_and_reasons_are_shown_as_text(tmp_path):
     session = Session(tmp_path)
     session.manifest[["session_name", "sample_id", "operator", "microscope", "metal"]] = EVIL
     session.manifest["file"] = EVIL + session.manifest["file"]
@@ -179,7 +179,7 @@ def test_hostile_names_and_reasons_are_text(tmp_path):
     assert page.tags.count("img") == len([a for a in page.addresses if a.startswith("data:image/")])
 
 
-def test_the_page_says_what_was_measured_with_which_model_from_which_files(tmp_path):
+def test_the_page_names_files_model_and_what_was_measured(tmp_path):
     session = Session(tmp_path)
     session.add(file="broken.dm3", file_sha256="f" * 64, status="refused", reason="it is cut short")
     text = Page(session.html()).text
@@ -218,11 +218,11 @@ def test_images_to_be_reviewed_come_first_with_their_reason(tmp_path):
     assert shown[0] == ("review", "image_002.dm4")
     assert len(shown) == 4
     assert "the rims are 9 px wide" in html
-    assert "1 image to be reviewed" in Page(html).text
+    assert "1 image to review" in Page(html).text
 
 
 @pytest.mark.slow
-def test_of_two_hundred_images_some_are_shown_all_are_listed_and_the_page_stays_small(tmp_path):
+def test_a_large_session_shows_some_images_lists_all_and_stays_small(tmp_path):
     session = Session(tmp_path, images=200)
     for number in range(40, 80):
         session.review(number, "unsharp")
@@ -236,7 +236,7 @@ def test_of_two_hundred_images_some_are_shown_all_are_listed_and_the_page_stays_
     assert len(html) < 10_000_000
 
 
-def test_noise_that_does_not_compress_stays_within_ten_megabytes(tmp_path):
+def test_a_page_of_incompressible_noise_stays_within_ten_megabytes(tmp_path):
     session = Session(tmp_path, images=MOST_OVERLAYS, diameters=())
     rng = np.random.default_rng(1)
     names = [
@@ -258,7 +258,7 @@ def test_noise_that_does_not_compress_stays_within_ten_megabytes(tmp_path):
     assert min(max(picture.size) for picture in pictures) > 400
 
 
-def test_a_large_image_has_a_part_at_full_resolution_where_particles_are(tmp_path):
+def test_a_large_image_has_a_full_resolution_detail_with_particles(tmp_path):
     session = Session(tmp_path, images=1)
     labels = np.zeros((2000, 2000), np.uint16)
     labels[1500:1540, 1100:1400] = np.pad(discs([9.0, 12.0, 15.0]), ((0, 0), (0, 180)))
@@ -278,9 +278,9 @@ def test_a_large_image_has_a_part_at_full_resolution_where_particles_are(tmp_pat
 
 def test_a_session_without_particles_says_so_and_shows_its_images(tmp_path):
     page = Page(Session(tmp_path, diameters=()).html())
-    assert "No particle was found on 4 images" in page.text
+    assert "No particles were found in 4 images" in page.text
     assert len(page.pictures) == 4
-    assert "can’t be said" in page.text
+    assert "can’t tell" in page.text
 
 
 def test_a_session_without_calibration_has_no_size_in_nm(tmp_path):
@@ -303,7 +303,7 @@ def test_calibrated_images_and_others_are_kept_apart(tmp_path):
     assert "No calibration for 1 of 4 images" in text
 
 
-def test_a_session_of_refused_files_only_is_a_page_of_reasons(tmp_path):
+def test_a_session_with_only_refused_files_gives_a_page_of_reasons(tmp_path):
     session = Session(tmp_path)
     session.manifest = session.manifest.iloc[:0]
     session.masks = session.masks.iloc[:0]
@@ -313,16 +313,16 @@ def test_a_session_of_refused_files_only_is_a_page_of_reasons(tmp_path):
     assert "it is no micrograph" in text
 
 
-def test_a_session_without_any_file_is_a_page(tmp_path):
+def test_a_session_without_files_gives_a_page(tmp_path):
     session = Session(tmp_path)
     session.manifest, session.masks = session.manifest.iloc[:0], session.masks.iloc[:0]
-    assert "The session holds no image" in Page(session.html()).text
+    assert "The session has no images" in Page(session.html()).text
 
 
 def test_tables_of_schema_version_1_make_a_page_too(tmp_path):
     text = Page(Session(tmp_path).html(of_version_1=True)).text
     assert "Equivalent diameters of the 12 counted particles" in text
-    assert "can’t be said" in text
+    assert "can’t tell" in text
 
 
 def test_the_same_session_gives_the_same_page(tmp_path):
