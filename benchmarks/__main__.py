@@ -1,7 +1,7 @@
 """Measures, and writes docs/benchmarks/: `python -m benchmarks [NAME...]`.
 
-A benchmark is a function in BENCHMARKS that gives measurements; the first line of its docstring is its title.
-Those that aren't named keep the numbers that they had.
+A benchmark is a function in BENCHMARKS that returns measurements. The first line of its docstring is its
+title. Benchmarks that are not named keep their earlier numbers.
 """
 
 import json

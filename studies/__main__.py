@@ -2,8 +2,8 @@
 
 The part `pretrained` has a page of its own, pretrained-model.md; the others share loss-study.md.
 
-Every finished training leaves one row in .study/, so that what is interrupted goes on where it stopped. With
---rehearsal every part is run with networks of a few steps; its page lands in .study/rehearsal/.
+Each finished training leaves one row in .study/, so an interrupted study resumes where it stopped. With
+--rehearsal each part runs with networks of a few steps and writes its page to .study/rehearsal/.
 """
 
 import json

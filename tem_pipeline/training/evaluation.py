@@ -1,4 +1,4 @@
-"""Holds a model's predictions against annotated images, and a candidate against the champion."""
+"""Evaluates a model on annotated images, and compares a candidate with the champion."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,7 +32,7 @@ SHELL_COUNTS = [f"shell_{name}" for name in COUNTS]
 CORE_COLUMNS = [*COUNTS, *BOUNDARY_COUNTS, *INSTANCE_COUNTS, "diameter_error"]
 
 SMALLEST_DIAMETER_PX = 5.0
-"""Smaller cores are left out of truth and prediction where particles are compared, not pixels."""
+"""Smaller cores are ignored in truth and prediction when particles, not pixels, are compared."""
 
 
 def evaluate_model(
@@ -46,8 +46,8 @@ def evaluate_model(
     Returns
     -------
     DataFrame
-        One row an image: name, group, the columns of `compare_cores`; shell_tp … of whole particles, shell
-        included, where both the model and the annotation know shells.
+        One row per image: name, group, the columns of `compare_cores`; shell_tp … of whole particles,
+        including the shell, if both model and annotation have shells.
     """
     core = model.card.classes.index("core")
     rows = []
@@ -67,10 +67,11 @@ def evaluate_model(
 
 
 def compare_cores(annotated: AnnotatedImage, found_core: np.ndarray) -> dict[str, float]:
-    """Hold a mask of cores against an image's annotation.
+    """Compare a mask of cores with an image's annotation.
 
-    Particles are those that the platform would count: connected regions of the mask, touching ones cut apart.
-    The truth's are those that the annotation tells apart; where it doesn't, its mask is treated alike.
+    Particles are the ones that the platform would count: connected regions of the mask, with touching
+    particles split. The true particles are those of the annotation; if it doesn't separate particles, they
+    come from its mask in the same way.
 
     Parameters
     ----------
@@ -109,19 +110,19 @@ def mean_diameter_error(
 ) -> float:
     """Mean relative error of the equivalent diameters of the cores of one image.
 
-    Connected regions of both masks are paired where they overlap by an IoU over one half, so clusters of
-    touching cores are compared as such. Those on the frame are left out.
+    Connected regions of both masks are paired if their IoU is over one half, so clusters of touching cores
+    are compared as clusters. Regions on the frame are left out.
 
     Parameters
     ----------
     truth_core, found_core : ndarray of bool, (height, width)
     minimum_diameter_px : float
-        Smaller regions are left out of both.
+        Smaller regions of both masks are ignored.
 
     Returns
     -------
     float
-        Signed: positive where cores are found too large. NaN without a pair.
+        Signed: positive if cores are found too large. NaN without a pair.
     """
     minimum_area_px = _smallest_area_px(minimum_diameter_px)
     truth, found = label_instances(truth_core, minimum_area_px), label_instances(found_core, minimum_area_px)
@@ -136,20 +137,20 @@ def mean_diameter_error(
 
 
 def diameter_uncertainty(evaluated: pd.DataFrame) -> float | None:
-    """Relative standard uncertainty that the segmentation brings into the mean diameter of an image.
+    """Relative standard uncertainty of an image's mean diameter due to segmentation.
 
-    The root mean square, over images, of the image's mean relative error: it holds what is wrong with every
-    image alike as well as what differs between images.
+    The root mean square, over images, of the image's mean relative error: it includes the bias common to all
+    images and the scatter between images.
 
     Parameters
     ----------
     evaluated : DataFrame
-        As `evaluate_model` gives it.
+        From `evaluate_model`.
 
     Returns
     -------
     float or None
-        None where no core of any image was found.
+        None if no core was matched in any image.
     """
     errors = evaluated["diameter_error"].dropna().to_numpy(float)
     return float(np.sqrt(np.mean(errors**2))) if len(errors) else None
@@ -158,7 +159,7 @@ def diameter_uncertainty(evaluated: pd.DataFrame) -> float | None:
 def summarise_evaluation(evaluated: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
     """Pool the counts of all images into scores with 95 % intervals.
 
-    The intervals resample source micrographs, since crops of one micrograph are no independent images.
+    The intervals resample source micrographs, because crops of one micrograph are not independent.
 
     Returns
     -------
@@ -213,23 +214,23 @@ def _number(value: Any) -> float | None:
 def choose_threshold(
     model: SegmentationModel, validation: Sequence[AnnotatedImage], least_gain: float = 0.002
 ) -> float | None:
-    """Choose the probability from which a pixel is core: the one of the best Dice on validation images.
+    """Choose the smallest probability of core pixels: the one with the best Dice on validation images.
 
-    That is the Dice of pixels, before `predict_classes` leaves out regions that are core too improbably.
+    The Dice is that of the pixels, before `predict_classes` removes regions with a low probability of core.
 
     Parameters
     ----------
     model : SegmentationModel
-        Whose card has no `core_threshold` yet.
+        Its card must have no `core_threshold`.
     validation : sequence of AnnotatedImage
         Never test images.
     least_gain : float
-        Of Dice, over taking core where it is the most probable class.
+        Least gain in Dice over calling a pixel core where core is the most probable class.
 
     Returns
     -------
     float or None
-        None where no threshold gains that much.
+        None if no threshold gains that much.
     """
     core = model.card.classes.index("core")
     histograms = np.zeros((2, 256), np.int64)
@@ -252,19 +253,19 @@ def choose_threshold(
 
 
 def pixel_size_range(images: Sequence[AnnotatedImage]) -> tuple[float, float] | None:
-    """Give the smallest and the largest pixel size in nm, or None where one of the images has none."""
+    """Give the smallest and the largest pixel size in nm, or None if an image has no pixel size."""
     sizes = [image.square_pixel_nm for image in images]
     known = [size for size in sizes if size is not None]
     return (min(known), max(known)) if known and len(known) == len(sizes) else None
 
 
 def unseen(images: Sequence[AnnotatedImage], *cards: ModelCard, validation_too: bool) -> list[AnnotatedImage]:
-    """Leave out the images that one of the models was trained on.
+    """Remove the images that any of the models was trained on.
 
     Parameters
     ----------
     validation_too : bool
-        Leave out also the images by which a model's weights were chosen.
+        Also remove the images that a model's weights were chosen with.
     """
     seen = {sha for card in cards for sha in card.training_images}
     if validation_too:
@@ -275,7 +276,7 @@ def unseen(images: Sequence[AnnotatedImage], *cards: ModelCard, validation_too: 
 def is_better(
     candidate: SegmentationModel, champion: SegmentationModel, images: Sequence[AnnotatedImage]
 ) -> dict:
-    """Hold a candidate against the champion on validation images that neither was trained on.
+    """Compare a candidate with the champion on validation images that neither was trained on.
 
     Returns
     -------
@@ -285,7 +286,7 @@ def is_better(
     shared = unseen(images, candidate.card, champion.card, validation_too=False)
     if not shared:
         reason = (
-            "no validation image stands outside the training data of both models, so they can't be compared"
+            "every validation image is in the training data of one of the models, so they can't be compared"
         )
         return {"promote": False, "reason": reason, "images": 0}
     dice = [

@@ -1,13 +1,13 @@
-"""Trains one network with one loss, keeps the weights that were best on validation, and exports the model.
+"""Trains one network with one loss, keeps the weights with the best validation score, and exports the model.
 
-What is logged where is left to `tracking`; where the images come from, to `annotation`.
+`annotation` provides the images, `tracking` logs the training.
 """
 
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,10 +31,9 @@ NETWORKS = {"ds_unet": ds_unet, "unet": unet}
 
 @dataclass(frozen=True)
 class Profile:
-    """How much is spent on a training.
+    """Size and length of a training.
 
-    `epoch_steps` is the number of steps after which the network is validated; it is what MLflow shows as an
-    epoch.
+    The network is validated every `epoch_steps` steps; MLflow shows this as an epoch.
     """
 
     name: str
@@ -56,7 +55,7 @@ PROFILES = {
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A trained Keras model with its history: one row an epoch."""
+    """A trained Keras model with its history, one row per epoch."""
 
     model: "keras.Model"
     history: pd.DataFrame
@@ -66,7 +65,7 @@ class TrainedNetwork:
 
 @dataclass(frozen=True)
 class StartingModel:
-    """A model whose weights a training starts from.
+    """A model whose weights are the start of a training.
 
     Attributes
     ----------
@@ -78,15 +77,15 @@ class StartingModel:
     card: ModelCard
 
     def changes(self, profile: Profile, network: str, classes: tuple[str, ...]) -> str:
-        """Say in one line what the training takes over from this model in place of its own plan.
+        """Describe in one line what the training takes from this model instead of the plan.
 
         Parameters
         ----------
         profile : Profile
         network : str
-            What would be trained without a model to start from.
+            The network that would be trained without a starting model.
         classes : tuple of str
-            Of the annotated set.
+            Classes of the annotated set.
         """
         card = self.card
         text = f"the training starts from {card.name} version {card.version}"
@@ -104,16 +103,16 @@ class StartingModel:
         return text
 
     def weights_for(self, classes: tuple[str, ...]) -> list[np.ndarray]:
-        """Give the weights in the order of a network for `classes`, its last layer with their rows.
+        """Give the weights of a network for `classes`; its last layer has one row per class.
 
-        Where only the set knows shells, shell begins with the row of the background. Where only the model
-        does, background begins with the mean of the rows of background and shell: with its own row alone
-        many shells would begin as core, with the shell's alone much of the background.
+        If only the set has shells, the row of shell starts as that of background. If only the model has
+        shells, the row of background starts as the mean of background and shell: with the background's row
+        alone many shells would start as core, with the shell's row alone much of the background would.
 
         Raises
         ------
         UserError
-            When the model can't be read, or its classes are others.
+            If the model can't be read or has other classes.
         """
         import keras
 
@@ -141,7 +140,7 @@ class StartingModel:
 
 
 def prepare_keras(threads: int) -> None:
-    """Set Keras' backend up before it is first used: quiet, with the given number of threads."""
+    """Set up Keras' backend before its first use: quiet, with the given number of threads."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     # TensorFlow leaves oneDNN off on processors without AVX-512; a step then takes 1.6 times as long.
@@ -154,13 +153,13 @@ def prepare_keras(threads: int) -> None:
             tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
             tensorflow.config.threading.set_inter_op_parallelism_threads(1)
         except RuntimeError:
-            # TensorFlow has started already in this process; its thread count can't be changed any more.
+            # TensorFlow is already running in this process; its number of threads can't be changed.
             pass
 
 
 @contextmanager
 def _quiet_start() -> Iterator[None]:
-    """Keep TensorFlow's remarks on missing GPUs off a person's terminal: no setting of its own does."""
+    """Hide TensorFlow's messages about missing GPUs: TensorFlow has no setting for that."""
     stderr = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -186,7 +185,7 @@ def train_network(
     start: StartingModel | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> TrainedNetwork:
-    """Train a network; the weights that had the best Dice on validation are kept.
+    """Train a network and keep the weights with the best Dice on validation.
 
     Parameters
     ----------
@@ -194,7 +193,7 @@ def train_network(
         Standardised training crops.
     class_maps : ndarray, (n, height, width), uint8
     validation : sequence of (image, class_map)
-        Whole standardised images of any size of at least `crop_px`; cut into tiles of `crop_px`.
+        Whole standardised images of at least `crop_px`; they are cut into tiles of `crop_px`.
     classes : tuple of str
         Names of the classes; the last is the core.
     loss : str
@@ -202,9 +201,9 @@ def train_network(
     beta : float, optional
         Weight of the foreground in the weighted cross entropy; by default from the training pixels.
     start : StartingModel, optional
-        What to start from; its network and base width go before `network` and the profile's.
+        The starting model. Its network and base width replace `network` and the profile's.
     on_epoch : callable, optional
-        Told the epoch's number, from 1, and its metrics.
+        Called after each epoch with its number, starting at 1, and its metrics.
 
     Returns
     -------
@@ -213,7 +212,7 @@ def train_network(
     Raises
     ------
     UserError
-        When there is nothing to train on or to validate with.
+        If there is no training image or no validation image.
     """
     import time
 
@@ -236,45 +235,59 @@ def train_network(
         loss=make_loss(loss, class_pixel_counts=pixel_counts, beta=beta),
         jit_compile=False,
     )
-    tiles, truth = _validation_tiles(validation, profile.crop_px)
-    core = classes.index("core")
-    history: list[dict[str, float]] = []
-    best: dict[str, Any] = {"dice": -1.0, "weights": None, "epoch": 0}
+    validated = _Validation(*_validation_tiles(validation, profile.crop_px), classes.index("core"))
 
-    class Validate(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-            probability = keras.ops.convert_to_numpy(
-                model.predict(tiles, batch_size=profile.batch, verbose=0)
-            )
-            found = probability.argmax(axis=-1) == core
-            metrics = {"loss": float((logs or {})["loss"])}
-            metrics |= {f"val_{k}": v for k, v in scores(confusion_counts(truth == core, found)).items()}
-            history.append({"epoch": epoch + 1, **metrics})
-            # Early weights of equal Dice are no better than late ones, which have seen more.
-            if metrics["val_dice"] >= best["dice"]:
-                best.update(dice=metrics["val_dice"], weights=model.get_weights(), epoch=epoch + 1)
-            if on_epoch:
-                on_epoch(epoch + 1, metrics)
+    def validate(epoch: int, logs: dict[str, float] | None = None) -> None:
+        metrics = validated.record(model, epoch + 1, float((logs or {})["loss"]), profile.batch)
+        if on_epoch:
+            on_epoch(epoch + 1, metrics)
 
-    batches = _batches(images, class_maps, profile, seed)
     model.fit(
-        batches,
+        _batches(images, class_maps, profile, seed),
         epochs=-(-profile.steps // profile.epoch_steps),
-        callbacks=[Validate()],
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=validate)],
         verbose=0,
     )
-    # A network never compiled: its file holds no optimiser and no loss, and loads anywhere.
+    # This network is never compiled: its file has no optimiser and no loss, so it loads anywhere.
     finished = NETWORKS[network](base_width, len(classes))
-    finished.set_weights(best["weights"])
-    return TrainedNetwork(finished, pd.DataFrame(history), best["epoch"], time.monotonic() - started)
+    finished.set_weights(validated.best_weights)
+    history = pd.DataFrame(validated.history)
+    return TrainedNetwork(finished, history, validated.best_epoch, time.monotonic() - started)
+
+
+@dataclass(eq=False)
+class _Validation:
+    """Scores a model on tiles after each epoch and keeps the weights with the best Dice."""
+
+    tiles: np.ndarray
+    truth: np.ndarray
+    core: int
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_dice: float = -1.0
+    best_weights: list[np.ndarray] = field(default_factory=list)
+    best_epoch: int = 0
+
+    def record(self, model: "keras.Model", epoch: int, loss: float, batch: int) -> dict[str, float]:
+        import keras
+
+        probability = keras.ops.convert_to_numpy(model.predict(self.tiles, batch_size=batch, verbose=0))
+        found = probability.argmax(axis=-1) == self.core
+        counts = confusion_counts(self.truth == self.core, found)
+        metrics = {"loss": loss, **{f"val_{name}": value for name, value in scores(counts).items()}}
+        self.history.append({"epoch": epoch, **metrics})
+        # Of weights with equal Dice the later ones are taken: they have seen more crops.
+        if metrics["val_dice"] >= self.best_dice:
+            self.best_dice, self.best_epoch = metrics["val_dice"], epoch
+            self.best_weights = model.get_weights()  # type: ignore[assignment]
+        return metrics
 
 
 def with_fused_normalisation(model: "keras.Model") -> "keras.Model":
-    """Give the same network with TensorFlow's own batch normalisation, where TensorFlow trains it.
+    """Give the same network with TensorFlow's fused batch normalisation, if TensorFlow is the backend.
 
-    Keras composes it of a dozen operations, TensorFlow has one each for forward and back: a training step
-    takes about a fifth less time. The weights are the same, in the same order. The running variance is that
-    of n − 1, where Keras takes n; n is a batch's pixels.
+    Keras uses a dozen operations for it, TensorFlow one forwards and one backwards; a training step takes
+    about a fifth less time. The weights are the same, in the same order. The running variance divides by
+    n − 1 instead of n, where n is the number of pixels of a batch.
     """
     import keras
 
@@ -303,7 +316,7 @@ def with_fused_normalisation(model: "keras.Model") -> "keras.Model":
 
 
 def _batches(images: np.ndarray, class_maps: np.ndarray, profile: Profile, seed: int) -> Any:
-    """Give Keras shuffled batches; every pass over the data has its own order, set by the seed."""
+    """Give shuffled batches. The seed sets the order of each pass over the data."""
     import keras
 
     per_pass = max(1, len(images) // profile.batch)
@@ -351,7 +364,7 @@ def export_model(trained: TrainedNetwork, folder: Path, **card: Any) -> ModelCar
     ----------
     trained : TrainedNetwork
     folder : path
-        Made if need be.
+        Created if it doesn't exist.
     **card
         Fields of `ModelCard`, without `weights`, `created` and `code_version`.
 

@@ -1,6 +1,6 @@
 """The two networks, DS-U-Net and the U-Net it is compared with, each built of small block functions.
 
-Losses stand in `losses`, training in `training`; inference runs on the exported form without this module.
+`losses` has the losses, `fitting` trains the networks. Inference uses the exported model without this module.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def unet(
 
 
 class _Initialisers:
-    """Hands out seeded initialisers, one a layer, in the order in which the layers are built."""
+    """Gives seeded initialisers, one per layer, in the order in which the layers are built."""
 
     def __init__(self, seed: int | None) -> None:
         # keras.utils.set_random_seed seeds the module `random`, so without a seed the caller's counts.

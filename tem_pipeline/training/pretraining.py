@@ -1,8 +1,8 @@
 """Trains the general model that the project ships: `make pretrained`.
 
-It sees nothing but simulated micrographs (`simulation.varied_micrographs`). `Recipe` and the simulator's code
-decide images and batches; where the processor computes in bfloat16, so does the training. A run that is cut
-short goes on from its last hundred steps when it is started again.
+Training sees only simulated micrographs (`simulation.varied_micrographs`). `Recipe` and the simulator's code
+decide images and batches. Training uses bfloat16 if the processor has it. An interrupted run resumes from its
+last checkpoint, written every hundred steps.
 """
 
 import hashlib
@@ -54,16 +54,21 @@ TRAINING, VALIDATION, BATCHES, UNEVEN = 0, 1, 2, 10
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides what the pretrained model is.
+    """Everything that decides the pretrained model.
 
-    Simulated micrographs of `image_px` give crops of `crop_px`. For `steps` those of `images` are shown, and
-    particles that nobody could see are background: the network learns what grain and noise look like. From
-    there it is closed twice, and what nobody could see is left out of the loss, so that it isn't kept from
-    seeing what is faint: for `closing_steps` on the same images, and for `uneven_steps` on crops of which
-    half are of `uneven_images`, where bare and supported particles are faint beside strong ones; these crops
-    are resampled by one of `uneven_sizes` as inference does it, which gives noise a grain of its own. The
-    weights are the mean of both (Wortsman et al. 2022, model soups). From `validation_images` others, every
-    other one uneven, come the threshold of core and the scores on the card.
+    Crops of `crop_px` are cut from simulated micrographs of `image_px`.
+
+    1. The network is trained for `steps` on the first `images`. Particles that nobody can see are background,
+       so it learns what grain and noise look like.
+    2. From there two trainings continue. Both leave invisible particles out of the loss, so that the network
+       can learn faint ones. One runs for `closing_steps` on the same images. The other runs for
+       `uneven_steps`; half of its crops come from `uneven_images`, in which faint particles are next to
+       strong ones. Its crops are resampled by one of `uneven_sizes`, as in inference, which changes the
+       grain of the noise.
+    3. The weights are the mean of both trainings (Wortsman et al. 2022, model soups).
+
+    The core threshold and the scores on the card come from `validation_images` other micrographs, every
+    second one uneven.
     """
 
     version: str = "5"
@@ -87,7 +92,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class _Stage:
-    """A training of `steps`; hidden particles are given the class `hidden`."""
+    """A training of `steps`; invisible particles get the class `hidden`."""
 
     steps: int
     rate: float
@@ -111,10 +116,10 @@ def pretrain(out: Path, work: Path, recipe: Recipe, threads: int = 0) -> None:
     out : path
         The model folder to write.
     work : path
-        Where images and the state of the training are kept, one folder a recipe; may be deleted afterwards.
+        Holds images and checkpoints, one folder per recipe. It may be deleted afterwards.
     recipe : Recipe
     threads : int
-        Processor threads; 0 leaves it to TensorFlow.
+        Processor threads; 0 lets TensorFlow choose.
     """
     data_sha256 = dataset_sha256(recipe)
     folder = work / data_sha256[:24]
@@ -134,7 +139,7 @@ def pretrain(out: Path, work: Path, recipe: Recipe, threads: int = 0) -> None:
                 before = sum(stage.steps for stage in stages[:number])
                 advance((before + share * stages[number].steps) / all_steps, remark)
 
-            # A model of its own: one that went on with a stage would believe that the next is over.
+            # Each stage has a new model: a resumed one would count the steps of the stage before.
             model = _network(recipe)
             if trained:
                 model.set_weights(trained[0])
@@ -143,7 +148,7 @@ def pretrain(out: Path, work: Path, recipe: Recipe, threads: int = 0) -> None:
             trained.append(model.get_weights())
     finished = ds_unet(recipe.base_width, len(SHELL_CLASSES))
     mean = [np.mean(weights, axis=0) for weights in zip(*trained[1:], strict=True)]
-    # As exported: 16 bits of each weight, by which a repository's copy is about half as large.
+    # Weights are rounded to 16 bits, as exported, so that the copy in the repository is half as large.
     finished.set_weights([weight.astype(np.float16).astype(np.float32) for weight in mean])
     card = export_model(
         TrainedNetwork(finished, pd.DataFrame(), 0, 0.0),
@@ -168,19 +173,19 @@ def _network(recipe: Recipe) -> Any:
     import keras
 
     if computes_bf16():
-        # A step takes 0.7 of the time; weights, normalisation and loss stay in 32 bits.
+        # A step takes 0.7 times as long; weights, normalisation and loss stay in 32 bits.
         keras.config.set_dtype_policy("mixed_bfloat16")
     model = with_fused_normalisation(ds_unet(recipe.base_width, len(SHELL_CLASSES)))
     keras.config.set_dtype_policy("float32")
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            # Batches of many kinds of specimen differ more than those of one set: average over more of them.
+            # Batches of many kinds of specimen differ more than those of one set: average over more.
             layer.momentum = 0.99
     return model
 
 
 def _fit(model: Any, batches: Any, stage: _Stage, folder: Path, tell: Callable[[float, str], None]) -> None:
-    """Train for a stage's steps, in epochs as long as the batches; go on from what the folder holds."""
+    """Train for a stage's steps; resume from the checkpoint in the folder, if there is one."""
     import keras
 
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -222,7 +227,7 @@ def _loss(y_true: Any, y_pred: Any) -> Any:
 
 
 def dataset_sha256(recipe: Recipe) -> str:
-    """Hash the recipe and images of both kinds: another simulator draws others by the same recipe."""
+    """Hash the recipe and some images of both kinds, so that a change of the simulator changes the hash."""
     digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
     for stream, images in ((TRAINING, recipe.images), (UNEVEN, recipe.uneven_images)):
         for index in range(min(32, images)):
@@ -232,7 +237,7 @@ def dataset_sha256(recipe: Recipe) -> str:
 
 
 def judged(folder: Path, recipe: Recipe, threads: int = 0) -> ModelCard:
-    """Give a trained model's card with the threshold of core and the scores of the validation images."""
+    """Give a trained model's card with the core threshold and the scores on the validation images."""
     model = load_model(folder, threads)
     validation = validation_images(recipe)
     card = replace(model.card, core_threshold=None)
@@ -245,10 +250,10 @@ def judged(folder: Path, recipe: Recipe, threads: int = 0) -> ModelCard:
 
 
 def _halve(model_file: Path) -> None:
-    """Keep an exported model's weights in 16 bits: what a repository carries is half as large."""
+    """Store an exported model's weights in 16 bits, so that the file in the repository is half as large."""
     import openvino
 
-    # Read into memory first: a file can't be written over while it is mapped.
+    # Read into memory first: a mapped file can't be overwritten.
     core = openvino.Core()
     weights = openvino.Tensor(np.fromfile(model_file.with_suffix(".bin"), np.uint8))
     model = core.read_model(model_file.read_bytes(), weights)
@@ -268,14 +273,14 @@ def _draw_part(recipe: Recipe, stream: int, first: int, last: int) -> tuple[np.n
 
 
 def _simulated(folder: Path, recipe: Recipe, uneven: bool, threads: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give micrographs of one kind, (images, image_px, image_px); drawn once, then kept in the folder."""
+    """Give micrographs of one kind, (images, image_px, image_px). Drawn once, then kept in the folder."""
     stream, images = (UNEVEN, recipe.uneven_images) if uneven else (TRAINING, recipe.images)
     kept = [folder / f"{'uneven_' * uneven}{name}.npy" for name in ("images", "class_maps")]
     if not all(file.exists() for file in kept):
         starts = range(0, images, 100)
         parts = []
         ends = [min(start + 100, images) for start in starts]
-        # Keras has threads of its own once it is loaded: forking would copy their locks.
+        # Spawn, because a loaded Keras has threads and forking would copy their locks.
         fresh = multiprocessing.get_context("spawn")
         with (
             ProcessPoolExecutor(threads or None, mp_context=fresh) as pool,
@@ -293,7 +298,7 @@ def _simulated(folder: Path, recipe: Recipe, uneven: bool, threads: int) -> tupl
 
 
 def validation_images(recipe: Recipe) -> list[AnnotatedImage]:
-    """Draw the micrographs that the card's scores come from; no training image is among them."""
+    """Draw the micrographs for the card's scores; none is a training image."""
     images = []
     for index in range(recipe.validation_images):
         image, class_map = _draw(recipe, VALIDATION, index)
@@ -307,9 +312,10 @@ def validation_images(recipe: Recipe) -> list[AnnotatedImage]:
 
 
 def _batches(sets: list[tuple[np.ndarray, np.ndarray]], recipe: Recipe, stage: _Stage, closing: bool) -> Any:
-    """Give Keras batches of crops; the seed, their number and whether they are closing decide each.
+    """Give batches of crops. Each depends on the seed, its number and `closing` only.
 
-    An uneven stage has as many of each set, at several sizes; others have the first set's, at their own.
+    An uneven stage takes equally many crops of both sets, at several sizes. Other stages take crops of the
+    first set at their own size.
     """
     import keras
 
@@ -317,7 +323,7 @@ def _batches(sets: list[tuple[np.ndarray, np.ndarray]], recipe: Recipe, stage: _
     sizes = recipe.uneven_sizes if stage.uneven else (1.0,)
 
     class Batches(keras.utils.PyDataset):
-        epoch = 0  # told by the callback: a training that goes on doesn't begin with the first batches
+        epoch = 0  # set by the callback: a resumed training must not start with the first batches
 
         def __len__(self) -> int:
             return recipe.epoch_steps
@@ -341,11 +347,11 @@ def crop(
     crop_px: int,
     sizes: tuple[float, ...] = (1.0,),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a crop out of one of the images, turn and mirror it, and change its intensities.
+    """Cut a crop from one of the images, turn and mirror it, and change its intensities.
 
-    Of `sizes` one is drawn, and what is cut out is resampled by it. The median and the spread that a large
-    micrograph is standardised by can be far from those of what is in the crop: contrast is multiplied by 0.37
-    to 1.5, brightness moved by up to one spread.
+    The crop is resampled by one of `sizes`, drawn at random. A large micrograph is standardised by its own
+    median and spread, which can differ much from those of the crop. Therefore contrast is multiplied by 0.37
+    to 1.5, and brightness is shifted by up to one spread.
     """
     size = sizes[int(rng.integers(len(sizes)))]
     cut_px = round(crop_px / size)

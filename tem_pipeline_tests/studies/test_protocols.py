@@ -10,9 +10,9 @@ from studies.protocols import (
     crops_of,
     split_then_augment,
 )
-from studies.sets import discs_set
 from tem_pipeline.annotation.datasets import read_annotated_set
 from tem_pipeline.training.fitting import Profile
+from tem_pipeline_tests.studies.discs import discs_set
 
 PROFILE = Profile("small", 4, 32, 80, 4, 2)
 

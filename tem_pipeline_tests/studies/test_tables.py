@@ -5,7 +5,6 @@ import pytest
 from scipy import stats
 
 from studies.__main__ import DOCS, PAGE
-from studies.sets import discs_set
 from studies.tables import (
     CLAIMS,
     MEASURES,
@@ -18,6 +17,7 @@ from studies.tables import (
 )
 from studies.trainings import CLASSICAL, REAL, SIMULATED, _mask_text
 from tem_pipeline.training.losses import LOSSES
+from tem_pipeline_tests.studies.discs import discs_set
 
 
 def row(data: str, loss: str, dice: float, seed: int = 0, **more: Any) -> dict[str, Any]:

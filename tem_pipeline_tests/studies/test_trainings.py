@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from studies.__main__ import REHEARSAL, complete, jobs_of
-from studies.sets import discs_set
 from studies.trainings import (
     CLASSICAL,
     REAL,
@@ -31,6 +30,7 @@ from tem_pipeline.errors import UserError
 from tem_pipeline.settings import PROJECT_ROOT
 from tem_pipeline.training.fitting import Profile
 from tem_pipeline_tests.annotation.test_datasets import make_set, mask_of, save
+from tem_pipeline_tests.studies.discs import discs_set
 
 SMALL = Profile("small", 4, 32, 16, 4, 2)
 

@@ -1,4 +1,4 @@
-"""A small annotated set for the tests of the study, made without the simulator."""
+"""A small annotated set for the tests of the studies, made without the simulator."""
 
 import numpy as np
 
