@@ -19,6 +19,7 @@ from studies.tables import markdown_table
 from studies.trainings import Job, code_sha256, row_key
 from tem_pipeline.annotation.datasets import SHELL_CLASSES, AnnotatedImage, read_annotated_set
 from tem_pipeline.micrographs.intensity import standardise
+from tem_pipeline.micrographs.modes import MODES
 from tem_pipeline.micrographs.reading import read_micrographs
 from tem_pipeline.micrographs.sessions import file_digest
 from tem_pipeline.reports.overlays import overlay_png
@@ -39,7 +40,7 @@ CODE = (
     "studies.pretrained_model",
 )
 # The whole chain's own conditions; these seeds stand nowhere else.
-PIXEL_SIZES_NM, DOSES, MODES = (0.07, 0.10, 0.15), (250.0, 800.0, 2500.0), ("bright_field", "haadf")
+PIXEL_SIZES_NM, DOSES = (0.07, 0.10, 0.15), (250.0, 800.0, 2500.0)
 FIRST_SEED = 9000
 
 

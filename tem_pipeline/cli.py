@@ -16,6 +16,7 @@ from tem_pipeline import __version__, progress
 from tem_pipeline.environment import configure_libraries
 from tem_pipeline.errors import UserError
 from tem_pipeline.installation import Installation, installation_of
+from tem_pipeline.micrographs.modes import Mode
 from tem_pipeline.settings import load_settings, settings_table
 from tem_pipeline.storage import AnyPath
 from tem_pipeline.training.losses import LOSSES
@@ -144,7 +145,7 @@ def simulate(
     file_format: Annotated[
         Literal["tif", "mrc", "emd", "hspy"], typer.Option("--format", help="File format.")
     ] = "tif",
-    mode: Annotated[Literal["bright_field", "haadf"], typer.Option(help="Imaging mode.")] = "bright_field",
+    mode: Annotated[Mode, typer.Option(help="Imaging mode.")] = "bright_field",
     dose: Annotated[
         float | None, typer.Option(help="Mean number of electrons per pixel.", show_default="800")
     ] = None,
@@ -287,7 +288,7 @@ def segment(
         ),
     ] = None,
     mode: Annotated[
-        Literal["bright_field", "haadf", "auto"],
+        Literal[Mode, "auto"],
         typer.Option(help="Imaging mode; auto takes it from the file or the image."),
     ] = "auto",
     flips: Flips = None,

@@ -25,7 +25,7 @@ from tem_pipeline.segmentation.models import SegmentationModel
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import encode_tiff, write_bytes, write_table
 from tem_pipeline.tables import PARTICLE_SCHEMA, conform
-from tem_pipeline.text import encodable
+from tem_pipeline.text import encodable, printable
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +139,7 @@ def _name_images(
             try:
                 prepared = prepare_image(micrograph, pixel_size_nm=pixel_size_nm, mode=mode)
             except UserError as error:
-                failures.append(f"{encodable(file.name)}: {error}")
+                failures.append(f"{printable(file.name)}: {error}")
                 continue
             done = (index + (number + 1) / len(micrographs)) / len(acquisitions)
             yield done, _named(name, file, micrograph, prepared)

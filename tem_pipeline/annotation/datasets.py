@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,6 +20,7 @@ from tem_pipeline.descriptions import read_description
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.calibration import MAX_PIXEL_SIZE_NM, MIN_PIXEL_SIZE_NM
 from tem_pipeline.micrographs.intensity import standardise
+from tem_pipeline.micrographs.modes import Mode
 from tem_pipeline.micrographs.reading import group_acquisitions
 from tem_pipeline.text import printable
 
@@ -51,7 +52,7 @@ class DatasetDescription(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    mode: Literal["bright_field", "haadf"] | None = None
+    mode: Mode | None = None
     pixel_size_nm: Annotated[float, Field(ge=MIN_PIXEL_SIZE_NM, le=MAX_PIXEL_SIZE_NM)] | None = None
     groups: dict[Line, Line] = {}
     licence: Line | None = None

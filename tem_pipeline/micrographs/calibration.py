@@ -47,7 +47,6 @@ _SPECTRAL = {
     *("ev", "kev", "mev", "hz", "khz", "ghz", "cm-1", "s", "sec", "second", "ms", "us", "µs", "ns"),
     *("rad", "mrad", "µrad", "urad", "deg", "degree", "°", "counts", "k", "°c"),
 }
-_NO_UNIT = {"", "px", "pixel", "pix", "none", "<undefined>", "undefined", "_none_", "1", "dimensionless"}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from tem_pipeline.micrographs.reading import (
     group_acquisitions,
     read_micrographs,
 )
-from tem_pipeline.micrographs.sessions import SessionDescription
+from tem_pipeline.micrographs.sessions import SessionDescription, file_digest
 from tem_pipeline.tables import MANIFEST_SCHEMA
 from tem_pipeline.text import encodable, printable
 
@@ -263,9 +263,8 @@ def _slug(stem: str) -> str:
 def file_sha256(path: Path) -> str | None:
     """Give the SHA-256 of a file's content, or None if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+        return file_digest(path)[1]
+    except UserError:
         return None
 
 

@@ -3,8 +3,7 @@
 import numpy as np
 
 from tem_pipeline.errors import UserError
-
-MODES = ("bright_field", "haadf")
+from tem_pipeline.micrographs.modes import MODES, Mode
 
 
 def standardise(image: np.ndarray, mode: str = "bright_field") -> np.ndarray:
@@ -45,7 +44,7 @@ def standardise(image: np.ndarray, mode: str = "bright_field") -> np.ndarray:
     return np.clip(scaled, -8, 8, out=scaled)
 
 
-def detect_mode(image: np.ndarray) -> str:
+def detect_mode(image: np.ndarray) -> Mode:
     """Tell bright field from HAADF by the side on which the image's intensities have their tail.
 
     Particles are the minority of the pixels and stand out from the support: darker in bright field,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tem_pipeline.micrographs.calibration import to_nm, unit_kind
+from tem_pipeline.micrographs.modes import Mode
 from tem_pipeline.micrographs.readers.signals import Refused, Signal, reason_of
 from tem_pipeline.text import printable
 
@@ -59,7 +60,7 @@ class Micrograph:
     frame: int
     n_frames: int
     title: str
-    detector: str | None
+    detector: Mode | None
     is_elemental_map: bool
     acquisition: str
     fault: str = ""
@@ -183,7 +184,7 @@ def _title(path: Path, signal: Signal) -> str:
     return printable(title or path.stem).strip()[:120]
 
 
-def _detector(title: str) -> str | None:
+def _detector(title: str) -> Mode | None:
     """Tell the detector by the title, unless that names both kinds or another dark field."""
     text = title.casefold()
     haadf = "haadf" in text

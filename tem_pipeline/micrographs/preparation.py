@@ -11,6 +11,7 @@ import numpy as np
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.calibration import Calibration, calibrate, resample_to_square
 from tem_pipeline.micrographs.intensity import detect_mode
+from tem_pipeline.micrographs.modes import Mode
 from tem_pipeline.micrographs.reading import Micrograph
 
 
@@ -36,7 +37,7 @@ class PreparedImage:
     image: np.ndarray = field(repr=False)
     pixel_size_nm: tuple[float, float] | None
     calibration: Calibration
-    mode: str
+    mode: Mode
     mode_source: str
     note: str = ""
 
@@ -45,7 +46,7 @@ def prepare_image(
     micrograph: Micrograph,
     *,
     pixel_size_nm: float | Sequence[float] | None = None,
-    mode: str | None = None,
+    mode: Mode | None = None,
 ) -> PreparedImage:
     """Calibrate a micrograph, make its pixels square, convert its type and decide its mode.
 

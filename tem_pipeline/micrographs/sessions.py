@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tem_pipeline.descriptions import read_description
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.calibration import MAX_PIXEL_SIZE_NM, MIN_PIXEL_SIZE_NM
+from tem_pipeline.micrographs.modes import Mode
 from tem_pipeline.micrographs.reading import SUPPORTED_SUFFIXES
 from tem_pipeline.text import printable
 
@@ -87,7 +88,7 @@ class SessionDescription(BaseModel):
     operator: Line | None = None
     microscope: Line | None = None
     voltage_kv: float | None = Field(default=None, gt=0, le=3000)
-    mode: Literal["bright_field", "haadf"] | None = None
+    mode: Mode | None = None
     pixel_size_nm: PixelSize | tuple[PixelSize, PixelSize] | None = None
     calibration_uncertainty: float = Field(default=0.02, ge=0, lt=1)
     metal: Line | None = None

@@ -8,9 +8,9 @@ import pandas as pd
 import pyarrow as pa
 
 from tem_pipeline.errors import UserError
+from tem_pipeline.micrographs.modes import MODES
 from tem_pipeline.tables import PARTICLE_SCHEMA, conform
 
-MODES = ("bright_field", "haadf")
 CALIBRATIONS = ("metadata", "session", "scale_bar", "missing")
 IMAGE_QUALITIES = ("good", "review")
 

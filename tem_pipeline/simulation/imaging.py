@@ -2,16 +2,13 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
 
 import numpy as np
 import scipy.fft
 from scipy.ndimage import gaussian_filter
 
-from tem_pipeline.micrographs.intensity import MODES
+from tem_pipeline.micrographs.modes import MODES, Mode
 from tem_pipeline.simulation.parameters import Range, finite, positive, require, require_range
-
-Mode = Literal["bright_field", "haadf"]
 
 # Electrons of 200 kV: wavelength (nm) and interaction constant (rad V⁻¹ nm⁻¹); Kirkland, Advanced Computing
 # in Electron Microscopy, ch. 2 and 5.
