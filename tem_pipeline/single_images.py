@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from tem_pipeline import progress
 from tem_pipeline.errors import UserError
 from tem_pipeline.images_in_flight import IMAGES_IN_FLIGHT, LARGEST_IN_FLIGHT_PX
 from tem_pipeline.micrographs.ingestion import file_sha256, pixel_sha256
+from tem_pipeline.micrographs.modes import Mode
 from tem_pipeline.micrographs.preparation import PreparedImage, prepare_image
 from tem_pipeline.micrographs.reading import Micrograph, group_acquisitions, read_micrographs
 from tem_pipeline.micrographs.sessions import SessionDescription, session_files
@@ -44,7 +45,7 @@ def segment_files(
     model: SegmentationModel,
     settings: Settings,
     pixel_size_nm: float | None = None,
-    mode: str = "auto",
+    mode: Literal[Mode, "auto"] = "auto",
 ) -> list[str]:
     """Segment images and folders of images.
 
@@ -115,7 +116,7 @@ def _expand(inputs: Sequence[Path], failures: list[str]) -> list[Path]:
 
 
 def _name_images(
-    files: list[Path], pixel_size_nm: float | None, mode: str | None, failures: list[str]
+    files: list[Path], pixel_size_nm: float | None, mode: Mode | None, failures: list[str]
 ) -> Iterator[tuple[float, _NamedImage]]:
     """Read and prepare images one by one and name them, with the share of the files that is done then."""
     acquisitions = group_acquisitions(files)
