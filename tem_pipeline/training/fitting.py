@@ -5,6 +5,7 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -214,8 +215,6 @@ def train_network(
     UserError
         If there is no training image or no validation image.
     """
-    import time
-
     import keras
 
     if not len(images) or not len(validation):

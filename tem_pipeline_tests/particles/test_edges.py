@@ -27,7 +27,7 @@ def test_particles_at_the_edge_have_no_weight():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (5, 8), (3, 1)])
-def test_over_all_positions_the_weights_of_whole_particles_add_up_to_the_area(size: tuple[int, int]):
+def test_weights_of_whole_particles_at_all_positions_add_up_to_the_area(size: tuple[int, int]):
     height, width = size
     field = (6, 9)
     # One particle at a time, its upper left corner in the middle of each pixel of the field: it is counted
