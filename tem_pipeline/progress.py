@@ -1,6 +1,6 @@
-"""What the command line tells a person while it works; nothing in the daemon or in tests.
+"""Progress bars and remarks of the command line. The daemon and the tests show none.
 
-Progress bars go to a terminal only, remarks of one line also into a pipe.
+Bars appear on a terminal only, remarks also in a pipe.
 """
 
 import os
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-if TYPE_CHECKING:  # where there is no terminal nothing is drawn
+if TYPE_CHECKING:  # rich is loaded only for a terminal.
     from rich.console import Console
 
 _stderr: TextIO | None = None
@@ -18,9 +18,9 @@ _said: set[str] = set()
 
 
 def open_terminal() -> None:
-    """Show remarks from now on, and bars where standard error is a terminal.
+    """Show remarks from now on, and bars if standard error is a terminal.
 
-    Standard error is held by a descriptor of its own: Dagster redirects it while a step runs.
+    Standard error is duplicated, because Dagster redirects it while a step runs.
     """
     global _stderr, _terminal
     if _stderr is None:
@@ -32,7 +32,7 @@ def open_terminal() -> None:
 
 
 def say(remark: str) -> None:
-    """Write one line on the command line's standard error; the same line only once."""
+    """Write one line to standard error; a repeated line is written once."""
     if _stderr is None or remark in _said:
         return
     _said.add(remark)
@@ -50,7 +50,7 @@ def bar(description: str) -> Iterator[Callable[[float, str], None]]:
     Yields
     ------
     callable
-        Takes the share that is done, 0 to 1, and a short remark.
+        Receives the fraction done, 0 to 1, and a short remark.
     """
     if _terminal is None:
         yield lambda share, remark="": None

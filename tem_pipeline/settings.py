@@ -22,12 +22,14 @@ class Settings(BaseSettings):
     )
 
     data_root: str = Field(
-        default="data", description="where incoming/, annotated/, activity/, lake/ and reports/ lie"
+        default="data", description="folder of incoming/, annotated/, activity/, lake/ and reports/"
     )
-    models_root: str = Field(default="models", description="where the champion and MLflow's store lie")
+    models_root: str = Field(
+        default="models", description="folder of the champion and of MLflow's embedded store"
+    )
     pretrained_model: str = Field(
         default="models/pretrained",
-        description="folder of the model that ships with the code; used as long as there is no champion",
+        description="folder of the model that is used while there is no champion",
     )
     mlflow_tracking_uri: str | None = Field(
         default=None,
@@ -42,68 +44,77 @@ class Settings(BaseSettings):
     threads: int = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)),
         ge=1,
-        description="threads for training and inference",
+        description="number of threads for training and inference",
     )
     precision: Literal["auto", "f32", "bf16"] = Field(
-        default="auto", description="arithmetic of inference; auto takes bf16 where the processor has it"
+        default="auto", description="number format of inference; auto: bf16 if the processor supports it"
     )
-    tile_px: int = Field(default=736, ge=64, le=4096, multiple_of=16, description="side of an inference tile")
+    tile_px: int = Field(
+        default=736, ge=64, le=4096, multiple_of=16, description="side of an inference tile in px"
+    )
     tile_overlap_px: int = Field(
-        default=32, ge=0, le=1024, multiple_of=16, description="overlap of neighbouring tiles"
+        default=32, ge=0, le=1024, multiple_of=16, description="overlap of neighbouring tiles in px"
     )
     minimum_diameter_px: float = Field(
-        default=4.0, ge=1, description="smaller objects are noise: they are removed from the predicted masks"
+        default=4.0, ge=1, description="smallest diameter in px; smaller objects are removed as noise"
     )
     minimum_diameter_nm: float | None = Field(
-        default=None, gt=0, description="the same in nm; on calibrated images the larger of the two holds"
+        default=None,
+        gt=0,
+        description="smallest diameter in nm, on calibrated images; the larger limit applies",
     )
     test_time_flips: bool = Field(
-        default=False, description="average predictions over the mirrorings of an image: four times the work"
+        default=False,
+        description="average predictions over the mirror images of each image: four times the work",
     )
     target_half_width: float = Field(
         default=0.05,
         gt=0,
         lt=1,
-        description="particles are enough when the median's 95 % interval is within ± this share of it",
+        description="enough particles: the median's 95 % interval is within ± this fraction of it",
     )
     training_sets: tuple[str, ...] = Field(
         default=(),
-        description='annotated sets to train with, as JSON: ["set_a", "set_b"]; none: all',
+        description='annotated sets to train with, as JSON: ["set_a", "set_b"]; empty: all sets',
     )
     training_profile: Literal["quick", "standard", "paper"] = Field(
-        default="standard", description="training profile"
+        default="standard", description="size of the network and length of the training"
     )
     split_seed: int = Field(
-        default=0, ge=0, description="seed of the split into training, validation and test"
+        default=0, ge=0, description="seed of the split into training, validation and test images"
     )
     settling_s: float = Field(
-        default=60, ge=0, le=86_400, description="a session is complete when unchanged for so many seconds"
+        default=60, ge=0, le=86_400, description="seconds without a change after which a session is complete"
     )
     arrival_interval_s: int = Field(
-        default=30, ge=1, le=3600, description="seconds between two looks at incoming/"
+        default=30, ge=1, le=3600, description="seconds between two scans of incoming/"
     )
     process_on_arrival: bool = Field(
-        default=False, description="process a session fully when it is complete, instead of at night"
+        default=False, description="process a session as soon as it is complete, not at night"
     )
-    time_zone: str = Field(default="UTC", description="of the nightly run at 02:00, such as Europe/Berlin")
+    time_zone: str = Field(
+        default="UTC", description="time zone of the nightly run at 02:00, such as Europe/Berlin"
+    )
     attempts: int = Field(
         default=3,
         ge=1,
         le=100,
-        description="nights on which a session that fails is tried before it is parked",
+        description="number of nights on which a failing session is tried before it is parked",
     )
     abandoned_after_s: float = Field(
-        default=120, ge=1, description="a run this old whose process is gone is failed, and tried again"
+        default=120, ge=1, description="age in seconds from which a run without a process is marked as failed"
     )
     webhook_url: str | None = Field(
-        default=None, pattern="^https?://", description="told of every session that failed; none: nobody is"
+        default=None,
+        pattern="^https?://",
+        description="address that receives a message about each failed session",
     )
 
     @field_validator("time_zone")
     @classmethod
     def _known_time_zone(cls, name: str) -> str:
         if name not in available_timezones():
-            raise ValueError("it is no time zone: use a name such as UTC or Europe/Berlin")
+            raise ValueError("not a time zone: use a name such as UTC or Europe/Berlin")
         return name
 
 
@@ -121,7 +132,7 @@ def load_settings() -> Settings:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise UserError(f"setting {_variable(name)}: {first['msg']}") from error
-    except Exception as error:  # pydantic-settings' own errors, such as a list that is no JSON
+    except Exception as error:  # pydantic-settings' own errors, such as a list that is not JSON
         raise UserError(f"settings can't be read: {error}") from error
 
 
@@ -132,7 +143,7 @@ def _variable(name: str) -> str:
 
 
 def settings_table(settings: Settings) -> list[dict[str, str]]:
-    """List every setting with its environment variable, value, origin and meaning."""
+    """List every setting: its environment variable, value, origin and meaning."""
     rows = []
     for name, field in Settings.model_fields.items():
         variable = _variable(name)
@@ -154,7 +165,7 @@ def settings_table(settings: Settings) -> list[dict[str, str]]:
 
 
 def resolve_root(root: str) -> UPath:
-    """Make a root absolute: a local relative path lies below the project, a URL stays as it is."""
+    """Make a root absolute: a relative path is below the project, a URL is kept."""
     path = UPath(root)
     if path.protocol in ("", "file"):
         return UPath(PROJECT_ROOT / Path(root).expanduser())

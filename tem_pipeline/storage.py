@@ -1,4 +1,4 @@
-"""Where things lie below the data and models roots, and how files are written: whole or not at all."""
+"""The folders below the data and models roots, and writing files in one step."""
 
 import errno
 import hashlib
@@ -24,7 +24,7 @@ from upath import UPath
 from tem_pipeline.errors import UserError
 from tem_pipeline.settings import Settings, resolve_root
 
-if TYPE_CHECKING:  # a fifth of a second, and every command loads this module
+if TYPE_CHECKING:  # pandas takes 0.2 s to load, and every command loads this module.
     import pandas as pd
 
 SESSION_KEY = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -37,16 +37,16 @@ AnyPath = UPath | Path
 
 @dataclass(frozen=True)
 class Layout:
-    """The folders of one installation; everything else asks this for paths."""
+    """The folders of one installation. All paths come from here."""
 
     data_root: UPath
     models_root: UPath
     pretrained: UPath = field(default_factory=lambda: resolve_root("models/pretrained"))
-    """The model that ships with the code, whatever the models root."""
+    """The model that ships with the code. It does not follow the models root."""
 
     @property
     def incoming(self) -> UPath:
-        """Session folders as the microscopes wrote them; never written by us."""
+        """Session folders as the microscopes wrote them. We never write here."""
         return self.data_root / "incoming"
 
     @property
@@ -61,17 +61,17 @@ class Layout:
 
     @property
     def reports(self) -> UPath:
-        """Pages for people."""
+        """HTML pages and figures."""
         return self.data_root / "reports"
 
     @property
     def state(self) -> UPath:
-        """What the platform remembers of incoming/; it can be lost without harm."""
+        """Observations of incoming/. They can be deleted without harm."""
         return self.data_root / ".state"
 
     @property
     def champion(self) -> UPath:
-        """The model that sessions are processed with."""
+        """Folder of the model that processes sessions."""
         return self.models_root / "champion"
 
     @property
@@ -80,7 +80,7 @@ class Layout:
         return self.models_root / "mlflow"
 
     def partition(self, asset: str, session: str | None = None) -> UPath:
-        """Give the folder of an asset, or of one session's part of it.
+        """Give the folder of an asset, or of its partition of a session.
 
         Raises
         ------
@@ -92,11 +92,11 @@ class Layout:
         return self.lake / asset / f"session={_safe(session)}"
 
     def table(self, asset: str, session: str | None = None) -> UPath:
-        """Give the Parquet file that is the only way into an asset's partition."""
+        """Give the Parquet file of an asset or partition. Other files there are found through it."""
         return self.partition(asset, session) / TABLE_FILE
 
     def report(self, session: str) -> UPath:
-        """Give the page of a session's report.
+        """Give the HTML page of a session's report.
 
         Raises
         ------
@@ -133,20 +133,20 @@ def layout_of(settings: Settings) -> Layout:
 
 
 def is_local(path: AnyPath) -> bool:
-    """Tell whether a path is one of this machine's file system."""
+    """Tell whether a path is in the local file system."""
     return getattr(path, "protocol", "") in ("", "file")
 
 
 @contextmanager
 def atomic_path(target: AnyPath) -> Iterator[Path]:
-    """Yield a path to write to; the file appears at `target` only when the block ends without an error.
+    """Yield a path to write to. The file appears at `target` when the block ends without an error.
 
-    Locally by a rename within the folder, elsewhere by one upload.
+    A local file is renamed within its folder, any other is uploaded in one step.
 
     Raises
     ------
     UserError
-        When the disk is full or read-only, naming the target. What stood at `target` before stays.
+        When the disk is full or read-only; the message names the target. The old file is kept.
     """
     part: Path | None = None
     try:
@@ -193,16 +193,16 @@ def read_table(source: AnyPath, columns: list[str] | None = None) -> "pd.DataFra
     Raises
     ------
     UserError
-        When there is none.
+        When the table does not exist.
     """
     if not source.exists():
-        raise UserError(f"{source}: there is no such table yet; materialise its asset first")
+        raise UserError(f"{source}: this table does not exist yet; materialise its asset first")
     with source.open("rb") as file:
         return pq.ParquetFile(file).read(columns=columns).to_pandas()
 
 
 def mark_fingerprint(table: pa.Table, fingerprint: str | None) -> pa.Table:
-    """Write into a table's metadata which content of the session's folder it was made from."""
+    """Write the fingerprint of the session's folder into the metadata of a table made from it."""
     marked = dict(table.schema.metadata or {})
     marked.pop(_FINGERPRINT, None)
     if fingerprint:
@@ -211,12 +211,12 @@ def mark_fingerprint(table: pa.Table, fingerprint: str | None) -> pa.Table:
 
 
 def table_fingerprint(source: AnyPath) -> str | None:
-    """Read which content of the session's folder a table was made from.
+    """Read the fingerprint of the session's folder that a table was made from.
 
     Returns
     -------
     str or None
-        None where there is no such table, or where it can't be read or doesn't say.
+        None if the table does not exist, is not readable or has no fingerprint.
     """
     try:
         with source.open("rb") as file:
@@ -235,7 +235,7 @@ def encode_tiff(image: np.ndarray, pixel_size_nm: float | None = None) -> bytes:
         uint8, uint16 and float32 are written as ImageJ writes them; other types (label images of more than
         65,535 particles) as plain TIFF with the same resolution.
     pixel_size_nm : float, optional
-        Side of a square pixel; left out where the image is not calibrated.
+        Side of a square pixel; None if the image is not calibrated.
     """
     stream = io.BytesIO()
     imagej = image.dtype in (np.uint8, np.uint16, np.float32)
@@ -258,12 +258,12 @@ def read_tiff(source: AnyPath) -> np.ndarray:
 
 
 def write_content(folder: AnyPath, stem: str, suffix: str, content: bytes) -> str:
-    """Write a file whose name carries a hash of its content.
+    """Write a file with a hash of its content in its name.
 
     Returns
     -------
     str
-        The file's name. A file of that name holds the same bytes, so it is not written again.
+        The file's name. An existing file of this name has the same content and is not rewritten.
     """
     name = f"{stem}-{hashlib.sha256(content).hexdigest()[:16]}{suffix}"
     target = folder / name
@@ -273,33 +273,33 @@ def write_content(folder: AnyPath, stem: str, suffix: str, content: bytes) -> st
 
 
 def collect_unreferenced(folder: AnyPath, referenced: Iterable[str], older_than_s: float = 86_400) -> int:
-    """Remove files that no table points to any more.
+    """Delete files that no table references.
 
-    Files younger than `older_than_s` stay: somebody who read the former table may still be reading them.
+    Files younger than `older_than_s` are kept, because readers of the previous table may still need them.
 
     Returns
     -------
     int
-        How many files were removed.
+        Number of deleted files.
     """
     if not folder.exists():
         return 0
     keep = set(referenced) | {TABLE_FILE}
     old = time.time() - older_than_s
-    unwanted = [file for file in folder.iterdir() if file.name not in keep and file.stat().st_mtime < old]
-    for file in unwanted:
+    unreferenced = [file for file in folder.iterdir() if file.name not in keep and file.stat().st_mtime < old]
+    for file in unreferenced:
         file.unlink(missing_ok=True)
-    return len(unwanted)
+    return len(unreferenced)
 
 
 @contextmanager
 def session_lock(layout: Layout, session: str, timeout_s: float = 3600) -> Iterator[None]:
-    """Hold a session's one lock while its tables are made; the system frees it when the process dies.
+    """Hold the lock of a session while its tables are written. The system frees it if the process dies.
 
     Raises
     ------
     UserError
-        When somebody else holds it for longer than `timeout_s`, or the lock's folder can't be written.
+        When another process holds the lock for longer than `timeout_s`, or its folder is not writable.
     """
     _safe(session)
     local = is_local(layout.data_root)

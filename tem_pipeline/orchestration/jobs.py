@@ -1,4 +1,4 @@
-"""The jobs that people, sensors and schedules launch."""
+"""The jobs that users, sensors and schedules launch."""
 
 import dagster as dg
 
@@ -14,18 +14,18 @@ ingest_session = dg.define_asset_job(
 process_session = dg.define_asset_job(
     "process_session",
     selection=dg.AssetSelection.groups("sessions"),
-    description="Everything of one session, from its files to its report.",
+    description="Process one session, from its files to its report.",
     tags=_RESTART,
 )
 train_models = dg.define_asset_job(
     "train_models",
     selection=dg.AssetSelection.groups("training"),
-    description="Annotated sets to trained models, one a loss; the best becomes champion if it earns it.",
+    description="Train one model per loss; the best becomes champion if it beats the current one.",
 )
 analyse = dg.define_asset_job(
     "analyse",
     selection=dg.AssetSelection.groups("analysis"),
-    description="All sessions of a sample together, and what is made of the samples.",
+    description="Summarise samples over all their sessions and relate them to activity.",
 )
 
 JOBS = [ingest_session, process_session, train_models, analyse]

@@ -1,4 +1,4 @@
-"""The partitions of assets: one session folder is one partition, one run, and the unit of scaling out."""
+"""The partitions of assets. One session folder is one partition and one run."""
 
 import dagster as dg
 

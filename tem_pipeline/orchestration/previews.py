@@ -1,11 +1,11 @@
-"""Pictures and small tables as metadata, for people who look at Dagster's pages."""
+"""Pictures and small tables as metadata for Dagster's pages."""
 
 import base64
 
 import dagster as dg
 import pandas as pd
 
-# What a small table of statistics shows.
+# Columns of a small table of statistics.
 STATISTICS = [
     "unit",
     "n_counted",
@@ -22,7 +22,7 @@ LARGEST_PICTURE_BYTES = 100_000
 
 
 def picture(png: bytes) -> dg.MarkdownMetadataValue:
-    """Show a PNG. It lies in the event log, so it must stay below 100 kB."""
+    """Show a PNG of at most 100 kB, because it is stored in the event log."""
     if len(png) > LARGEST_PICTURE_BYTES:
         return dg.MetadataValue.md(f"the picture is too large to show here ({len(png) // 1000} kB)")
     return dg.MetadataValue.md(f"![picture](data:image/png;base64,{base64.b64encode(png).decode()})")
@@ -44,5 +44,5 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}"
-    # Names and reasons come from outside: they must not end the table's cell.
+    # Names and reasons come from users, so they must not break the table.
     return str(value).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")[:200]

@@ -66,16 +66,18 @@ def platform_of(installation: Installation) -> Platform:
 
 
 class TrainingPlan(dg.ConfigurableResource):
-    """What `train_models` learns from, and how much is spent on it."""
+    """The data and the effort of a training."""
 
     sets: list[str] = Field(
-        default=[], description="names below annotated/, or absolute folders; none: all below annotated/"
+        default=[], description="names below annotated/, or absolute folders; empty: all below annotated/"
     )
     profile: str = Field(default="standard", description="quick, standard or paper")
     network: str = Field(default="ds_unet", description="ds_unet or unet")
     split_seed: int = Field(default=0, description="seed of the split into training, validation and test")
     seed: int = Field(default=0, description="seed of augmentation, first weights and order of batches")
-    start_from: str = Field(default="", description="a model whose weights to start from, such as pretrained")
+    start_from: str = Field(
+        default="", description="model whose weights to start from, such as pretrained; empty: random"
+    )
 
     def folders(self, layout: Layout) -> list[Path]:
         """Give the folders of the annotated sets.
@@ -83,7 +85,7 @@ class TrainingPlan(dg.ConfigurableResource):
         Raises
         ------
         UserError
-            When there is none, or one of them is no folder.
+            When there is no set, or a name is not a set's folder.
         """
         if self.sets:
             folders = [self._folder(layout, name) for name in self.sets]
@@ -92,7 +94,7 @@ class TrainingPlan(dg.ConfigurableResource):
             folders = sorted(path for path in root.glob("*") if path.is_dir())
         if not folders:
             raise UserError(
-                f"{layout.annotated}: there is no annotated set; lay images/ and masks/ into a folder there"
+                f"{layout.annotated}: there is no annotated set; put images/ and masks/ into a folder there"
             )
         return folders
 
@@ -102,18 +104,18 @@ class TrainingPlan(dg.ConfigurableResource):
         folder = root / name
         inside = folder.resolve().is_relative_to(root.resolve())
         if not folder.is_dir() or not (inside or Path(name).is_absolute()):
-            raise UserError(f"{name}: is no annotated set; name a folder, or one below {root}")
+            raise UserError(f"{name}: is not an annotated set; name a folder, or a set below {root}")
         return folder
 
 
 class SessionLock(dg.ConfigurableResource):
-    """Holds the one lock of the run's session from the run's first step to its last."""
+    """Holds the lock of the run's session from the first step to the last."""
 
     platform: dg.ResourceDependency[Platform]
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Any]:
-        """Take the lock when the run starts; it is freed when the run ends or its process dies."""
+        """Take the lock when the run starts. It is freed when the run ends or its process dies."""
         session = context.run.tags.get(PARTITION_TAG) if context.run else None
         if session is None:
             raise UserError("a run processes exactly one session: launch it with one partition")
@@ -124,13 +126,13 @@ class SessionLock(dg.ConfigurableResource):
 def session_folder(run_tags: dict[str, str], layout: Layout, session: str) -> UPath:
     """Find the folder that a session is read from.
 
-    The run says so where the session was given by its folder; else it lies below incoming/, under its own
-    name or one that this key was made from.
+    A run of a session that was given by its folder has it in a tag. Any other session is below incoming/, in
+    a folder whose name is the key or gives the key.
 
     Raises
     ------
     UserError
-        When there is no such folder.
+        When the folder does not exist.
     """
     from tem_pipeline.micrographs.sessions import session_key
 

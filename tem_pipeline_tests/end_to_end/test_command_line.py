@@ -51,7 +51,7 @@ def table(laboratory: Laboratory, asset: str, session: str = "2026-11-22") -> pd
     return pq.ParquetFile(path).read().to_pandas()
 
 
-def test_every_file_that_cannot_be_used_has_its_reason_and_the_rest_is_processed(laboratory, session):
+def test_unusable_files_have_a_reason_and_the_rest_is_processed(laboratory, session):
     manifest = table(laboratory, "raw_tem_images")
     refused = manifest[manifest["status"] == "refused"].set_index("file")["reason"]
     assert set(refused.index) == {
@@ -114,7 +114,7 @@ def test_raw_images_open_with_their_scale(laboratory, session):
         assert (file.imagej_metadata or {})["unit"] == "nm"
 
 
-def test_processing_a_session_again_leaves_one_table_with_the_same_particles(laboratory, session):
+def test_processing_a_session_again_gives_the_same_table(laboratory, session):
     before = table(laboratory, "particle_table")
     laboratory.succeed("process", session)
     pd.testing.assert_frame_equal(before, table(laboratory, "particle_table"))
@@ -180,9 +180,7 @@ def test_the_comparison_of_losses_tells_boundaries_particles_and_diameters(labor
     assert {"diameter_error_low", "diameter_error_high"} <= set(comparison)
 
 
-def test_segment_writes_labels_as_large_as_the_input_and_names_what_it_could_not_read(
-    laboratory, session, tmp_path
-):
+def test_segment_writes_full_size_labels_and_lists_unreadable_files(laboratory, session, tmp_path):
     good = next(session.glob("*[0-9].tif"))
     same_stem = tmp_path / f"{good.stem}.png"
     Image.fromarray((tifffile.imread(good) // 256).astype(np.uint8)).save(same_stem)
@@ -223,9 +221,7 @@ def pretrained(laboratory: Laboratory) -> Path:
     return folder
 
 
-def test_a_fresh_laboratory_works_with_the_pretrained_model_and_says_so_in_one_line(
-    laboratory, session, pretrained, tmp_path
-):
+def test_a_fresh_laboratory_uses_the_pretrained_model_and_says_so(laboratory, session, pretrained, tmp_path):
     fresh = Laboratory(tmp_path)
     chosen: dict[str, Any] = {"TEM_PRETRAINED_MODEL": str(pretrained)}
     image = next(session.glob("*[0-9].tif"))
@@ -284,7 +280,7 @@ def test_objects_under_the_smallest_diameter_in_nm_are_left_out(laboratory, sess
     assert laboratory.run("segment", image, "--out", tmp_path, "--minimum-diameter-nm", 0).returncode == 2
 
 
-def test_without_a_champion_the_reason_is_one_line_and_nothing_is_half_written(bare_laboratory, session):
+def test_without_a_champion_the_reason_is_one_line(bare_laboratory, session):
     done = bare_laboratory.run("process", session)
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1

@@ -69,7 +69,7 @@ def ingest(definitions: dg.Definitions, instance: dg.DagsterInstance, session: s
     return job.execute_in_process(instance=instance, partition_key=session, tags=tags, raise_on_error=False)
 
 
-def test_a_session_is_ingested_with_its_checks_and_its_manifest_as_metadata(
+def test_ingesting_a_session_gives_its_checks_and_its_manifest(
     definitions: dg.Definitions, instance: dg.DagsterInstance, platform: Platform, tmp_path: Path
 ):
     simulate_session(tmp_path / "out", images=2, size=128)
@@ -111,7 +111,7 @@ def test_a_session_folder_that_is_gone_fails_with_its_name(
 def test_an_annotated_set_cannot_be_named_outside_the_annotated_folder(platform: Platform, tmp_path: Path):
     (tmp_path / "data/annotated").mkdir(parents=True)
     (tmp_path / "data/elsewhere").mkdir()
-    with pytest.raises(UserError, match="no annotated set"):
+    with pytest.raises(UserError, match="not an annotated set"):
         TrainingPlan(sets=["../elsewhere"]).folders(platform.layout)
     elsewhere = str(tmp_path / "data/elsewhere")
     assert TrainingPlan(sets=[elsewhere]).folders(platform.layout) == [Path(elsewhere)]

@@ -25,7 +25,7 @@ def models(platform: Platform, session: str = "a") -> set[tuple[str, str, str]]:
     return {tuple(row) for table in tables for row in table[columns].to_numpy()}
 
 
-def test_without_a_champion_every_row_names_the_pretrained_model_and_the_run_says_why(
+def test_without_a_champion_every_row_names_the_pretrained_model(
     definitions: dg.Definitions, instance: dg.DagsterInstance, platform: Platform, session: str
 ):
     lay_model(platform.layout.pretrained, "pretrained", "3")
@@ -38,7 +38,7 @@ def test_without_a_champion_every_row_names_the_pretrained_model_and_the_run_say
     assert "pretrained version 3" in str(masks.metadata["model"].value)
 
 
-def test_a_champion_that_comes_later_is_used_for_new_sessions_and_the_old_ones_stay_as_they_are(
+def test_a_later_champion_processes_new_sessions_only(
     night,
     run,
     incoming,
@@ -65,9 +65,7 @@ def test_a_champion_goes_before_the_pretrained_model(platform: Platform, session
     assert models(platform) == {("tem_segmentation", "1", "sha of tem_segmentation 1")}
 
 
-def test_a_broken_champion_is_an_error_and_not_replaced_by_the_pretrained_model(
-    platform: Platform, session: str
-):
+def test_the_pretrained_model_does_not_replace_a_broken_champion(platform: Platform, session: str):
     lay_model(platform.layout.pretrained, "pretrained")
     lay_champion(platform)
     (platform.layout.champion / "model.json").write_text("{")
@@ -76,9 +74,7 @@ def test_a_broken_champion_is_an_error_and_not_replaced_by_the_pretrained_model(
     assert "not a model card" in reason
 
 
-def test_with_neither_champion_nor_pretrained_model_the_reason_says_to_train_one(
-    platform: Platform, session: str
-):
+def test_without_any_model_the_reason_says_to_train_one(platform: Platform, session: str):
     reason = process(platform)
     assert reason is not None
     assert "train one first" in reason

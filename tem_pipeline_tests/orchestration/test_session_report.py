@@ -7,7 +7,7 @@ from tem_pipeline.orchestration.resources import Platform
 from tem_pipeline_tests.orchestration.conftest import deliver, lay_champion
 
 
-def test_processing_a_session_writes_its_report_and_links_it_and_no_table_of_it(
+def test_processing_a_session_writes_and_links_its_report(
     definitions: dg.Definitions, instance: dg.DagsterInstance, platform: Platform, incoming: Path, files
 ):
     lay_champion(platform)

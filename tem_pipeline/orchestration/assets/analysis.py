@@ -1,7 +1,7 @@
-"""The assets over all sessions: samples summed up, and held against their measured activity.
+"""The assets over all sessions: summaries of samples, and their relation to measured activity.
 
-Assets carry no return annotation: by `MaterializeResult` Dagster would take them to have no value.
-Pictures are imported where they are drawn: matplotlib takes half as long to load as Dagster.
+Assets have no return annotation: with `MaterializeResult` Dagster would assume that they have no value.
+Figures are imported where they are drawn, because matplotlib takes half as long to load as Dagster.
 """
 
 import re
@@ -39,7 +39,7 @@ _SESSION_TABLES = ("particle_table", "raw_tem_images", "predicted_masks")
 
 @dg.asset(**GROUP, deps=list(_SESSION_TABLES))
 def sample_summary(platform: Platform):
-    """The statistics of each sample, over the fields of all its sessions."""
+    """Statistics of each sample over the fields of all its sessions."""
     layout = platform.layout
     sessions = sorted(sessions_with_tables(layout, *_SESSION_TABLES))
     particles, manifest, masks = (
@@ -69,12 +69,12 @@ def sample_summary(platform: Platform):
         dg.AssetCheckSpec(
             "activity_rows_used",
             asset=["analysis", "structure_activity"],
-            description="Every row of activity/*.csv could be read and belongs to a sample with particles.",
+            description="Every row of activity/*.csv is readable and belongs to a sample with particles.",
         )
     ],
 )
 def structure_activity(platform: Platform):
-    """Samples joined with activity/*.csv: correlations with intervals, lines, and pictures below reports/."""
+    """Samples joined with activity/*.csv: correlations with intervals, fitted lines, and figures."""
     from tem_pipeline.reports.figures import figure_png, structure_activity_figure
 
     sample_summary = read_table(platform.layout.table("analysis/sample_summary"))
