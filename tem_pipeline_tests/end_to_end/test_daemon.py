@@ -1,4 +1,4 @@
-"""A real daemon with real files: slow copies, kills at random moments, everybody at once."""
+"""A real daemon with real files: slow copies, kills at random moments, four processes at once."""
 
 import os
 import random
@@ -49,14 +49,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def tables(layout: Layout, session: str) -> dict[str, pd.DataFrame]:
-    """A session's tables, less the place of its folder."""
+    """A session's tables without the path of its folder."""
     found = {asset: read_table(layout.table(asset, session)) for asset in SESSION_TABLES}
     found["raw_tem_images"] = found["raw_tem_images"].drop(columns="session_folder")
     return found
 
 
 def check_tables(layout: Layout, undisturbed: Layout, sessions: list[str]) -> None:
-    """Hold every session's tables against those of runs that nobody disturbed, and count all particles."""
+    """Compare every session's tables with those of undisturbed runs, and count all particles."""
     particles = 0
     for session in sessions:
         expected = tables(undisturbed, session)
@@ -91,19 +91,19 @@ def copy_slowly(file: Path, folder: Path, pause_s: float) -> None:
             time.sleep(pause_s)
 
 
-def test_a_session_copied_in_slowly_is_taken_once_and_again_when_images_follow(daemon, files):
-    # Eight times the pauses of the copy: a machine that stands still for a while settles nothing.
+def test_a_slow_copy_is_ingested_once_and_again_when_images_follow(daemon, files):
+    # Eight times the pauses of the copy, so that a machine that is slow for a while settles nothing.
     settling_s = 4
     laboratory = daemon(TEM_SETTLING_S=str(settling_s))
     laboratory.start()
-    slow, memory = laboratory.incoming / "slow", Path(str(laboratory.layout.state / "arrivals.json"))
+    slow, log = laboratory.incoming / "slow", Path(str(laboratory.layout.state / "arrivals.json"))
     slow.mkdir()
     (laboratory.incoming / "README.md").write_text("beside the sessions")
-    laboratory.wait_until(memory.exists, 120)
+    laboratory.wait_until(log.exists, 120)
     for file in files[:3]:
         copy_slowly(file, slow, 0.5)
     copied_at = time.time()
-    assert '"slow"' in memory.read_text(), "the sensor has not looked while it was copied"
+    assert '"slow"' in log.read_text(), "the sensor has not looked during the copy"
     laboratory.wait_until(lambda: laboratory.holds("slow", "raw_tem_images"), 120)
     copy_slowly(files[3], slow, 0.1)
     laboratory.wait_until(lambda: laboratory.holds("slow", "raw_tem_images"), 120)
@@ -120,7 +120,7 @@ def test_a_session_copied_in_slowly_is_taken_once_and_again_when_images_follow(d
 def test_whatever_is_killed_every_session_ends_with_one_right_table(
     daemon, files, tmp_path: Path, kills: int
 ):
-    # One run at a time, in the short form: whose run is killed while it starts waits a minute for the next.
+    # One run at a time in the short form: after a run is killed while it starts, the next waits a minute.
     settings = {"TEM_SETTLING_S": "2", "TEM_PROCESS_ON_ARRIVAL": "true"}
     laboratory = daemon(concurrent_runs=1 if kills == 3 else 2, **settings)
     lay_champion(
@@ -179,7 +179,7 @@ def test_whatever_is_killed_every_session_ends_with_one_right_table(
 
 
 def register_champion(layout: Layout) -> None:
-    """Let the registry's alias name the champion that was laid down, so that every run asks the registry."""
+    """Let the registry's alias name the champion on disk, so that every run asks the registry."""
     with open_store(store_of(Settings(), layout)) as client:
         client.create_registered_model(REGISTERED_MODEL)
         version = client.create_model_version(REGISTERED_MODEL, source="file:///nowhere").version
@@ -187,7 +187,7 @@ def register_champion(layout: Layout) -> None:
 
 
 def test_sensors_the_night_and_a_person_at_once_make_one_right_table(daemon, files, tmp_path: Path):
-    laboratory = daemon(TEM_SETTLING_S="0", TEM_PROCESS_ON_ARRIVAL="true")  # it isn't started
+    laboratory = daemon(TEM_SETTLING_S="0", TEM_PROCESS_ON_ARRIVAL="true")  # not started
     lay_champion(
         Platform(data_root=str(laboratory.root / "data"), models_root=str(laboratory.root / "models"))
     )
