@@ -26,7 +26,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 
 def read_activity(folder: AnyPath) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read the activity tables, row by row; a row that can't be used is listed and left out.
+    """Read the activity tables row by row; unusable rows are listed and left out.
 
     A file is CSV with a header: sample_id, activity, unit; optional standard_error (of the activity, in its
     unit), conditions (text), notes and comment (not read). Every other column is a condition of its own, such
@@ -96,7 +96,7 @@ def _read_rows(file: AnyPath) -> Iterator[tuple[int, dict[str, Any] | UserError]
     delimiter = max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
-    # A row may hold line breaks: it is named by its first line.
+    # A row can contain line breaks; its first line is reported.
     line, last = 1, 0
     try:
         for cells in reader:
@@ -175,7 +175,7 @@ def _text(text: str, name: str) -> str:
 
 
 def _unit(text: str) -> str:
-    """Write a unit in one way: s⁻¹, s−1 and s-1 are the same one."""
+    """Normalise a unit: s⁻¹, s−1 and s-1 are the same."""
     return " ".join(unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").split())
 
 
@@ -198,7 +198,7 @@ def _problems(problems: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def unknown_samples(summaries: pd.DataFrame, measurements: pd.DataFrame) -> pd.DataFrame:
-    """List the rows whose sample has no particles; its name may be misspelt.
+    """List the rows whose sample has no particles, with similar names in case of a typing error.
 
     Parameters
     ----------

@@ -31,8 +31,8 @@ def fit_line(x: np.ndarray, y: np.ndarray, x_error: np.ndarray, y_error: np.ndar
 
     Both axes have errors, and errors of x flatten the line of ordinary least squares. Where every point has
     both standard errors the line is York's (York et al., *Am. J. Phys.* 72 (2004) 367, errors uncorrelated);
-    points that scatter by more than their errors say widen its standard errors by √(χ²/(n−2)). Elsewhere it
-    is ordinary least squares, which takes x for exact.
+    points that scatter by more than their errors say widen its standard errors by √(χ²/(n−2)). Otherwise it
+    is ordinary least squares, which assumes exact x.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def fit_line(x: np.ndarray, y: np.ndarray, x_error: np.ndarray, y_error: np.ndar
 def _york(
     x: np.ndarray, y: np.ndarray, x_error: np.ndarray, y_error: np.ndarray, slope: float
 ) -> tuple[float, float, float, float] | None:
-    """Give slope, intercept and their standard errors; None where the iteration doesn't settle."""
+    """Give slope, intercept and their standard errors; None if the iteration doesn't converge."""
     with np.errstate(all="ignore"):
         for _ in range(500):
             weight = 1 / (y_error**2 + slope**2 * x_error**2)
@@ -90,7 +90,7 @@ def _york(
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> Any:
-    """Pearson's coefficient along the last axis; NaN where a variable is constant."""
+    """Compute Pearson's coefficient along the last axis; NaN where a variable is constant."""
     a, b = a - a.mean(axis=-1, keepdims=True), b - b.mean(axis=-1, keepdims=True)
     scale = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
     tiny = 1e-12 * np.max(scale, initial=0)
@@ -99,13 +99,13 @@ def correlation(a: np.ndarray, b: np.ndarray) -> Any:
 
 
 def _seeded(*arrays: np.ndarray) -> np.random.Generator:
-    """Seed by content: the same samples give the same intervals, wherever they stand."""
+    """Seed by content, so that the same samples always give the same intervals."""
     content = b"".join(np.ascontiguousarray(array, dtype=np.float64).tobytes() for array in arrays)
     return np.random.default_rng(int.from_bytes(hashlib.sha256(content).digest()[:8], "little"))
 
 
 def permutation_p(a: np.ndarray, b: np.ndarray) -> float:
-    """Chance of a coefficient at least as far from 0 where the samples' activities are interchangeable."""
+    """Compute the probability of a coefficient at least as far from 0 if activities are exchangeable."""
     return float(
         scipy.stats.permutation_test(
             (a, b),
@@ -129,7 +129,7 @@ def correlation_interval(x: np.ndarray, y: np.ndarray, ranks: bool = False) -> t
     Parameters
     ----------
     x, y : ndarray, (n,)
-        One value a sample, at least 4, neither constant.
+        One value per sample, at least 4; neither is constant.
     ranks : bool
         Spearman's coefficient instead of Pearson's. Ranks that agree agree in every resample, so the spread
         is at least 1.03/√(n−3) (Fieller, Hartley & Pearson, *Biometrika* 44 (1957) 470), and the coefficient

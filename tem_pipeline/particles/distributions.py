@@ -1,7 +1,7 @@
-"""Sums up particles: how many were counted, and how their sizes are distributed, a session or a sample.
+"""Summarises the particles of a session or sample: how many were counted, and their size distribution.
 
-Only whole particles of good images are counted; sizes in nm come only from calibrated images. What the
-numbers are worth is left to `uncertainty`, fitted distributions to `fits`, atoms to `metals`.
+Only whole particles of good images are counted; sizes in nm come only from calibrated images. Statistics are
+computed in `statistics`, surface atoms in `metals`.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from tem_pipeline.tables import (
     conform,
 )
 
-# What is distributed, and of what kind it is: D[3,2] and volumes are for diameters, fits not for ratios.
+# Each measurand's kind: only diameters have D[3,2] and volume-weighted quantiles; ratios have no fits.
 MEASURANDS = {
     "equivalent_diameter": "diameter",
     "perimeter": "length",
@@ -37,9 +37,9 @@ PARTICLE_COLUMNS = (
         for column in ([name] if kind == "ratio" else [f"{name}_nm", f"{name}_px"])
     ),
 )
-"""What a session's statistics and its report need of `particle_table`."""
+"""The columns of `particle_table` that a session's statistics and report need."""
 TARGET_HALF_WIDTH = 0.05
-# Lengths of the core, which the model's diameter error speaks of.
+# Lengths of the core: the model's diameter error applies to these.
 _CORE_LENGTHS = ("equivalent_diameter", "perimeter", "feret_max")
 
 
@@ -51,14 +51,14 @@ def size_distributions(
     sample_id: str,
     target_half_width: float = TARGET_HALF_WIDTH,
 ) -> pd.DataFrame:
-    """Sum up one session, one row for each measurand and unit.
+    """Summarise one session, one row per measurand and unit.
 
     Parameters
     ----------
     particles : DataFrame
         The session's particle table; may be empty.
     manifest : DataFrame
-        One row an image: image_id, field_id, status ("ok" is measured), calibration, height_px, width_px,
+        One row per image: image_id, field_id, status ("ok" is measured), calibration, height_px, width_px,
         pixel_size_y_nm and, where pixels aren't square, pixel_size_x_nm; calibration_uncertainty and metal
         where they are known.
     quality : DataFrame
@@ -88,7 +88,7 @@ def sample_summary(
     quality: pd.DataFrame,
     target_half_width: float = TARGET_HALF_WIDTH,
 ) -> pd.DataFrame:
-    """Sum up every sample over all its sessions, one row for each measurand and unit.
+    """Summarise every sample over all its sessions, one row per measurand and unit.
 
     Parameters
     ----------
@@ -101,8 +101,7 @@ def sample_summary(
     -------
     DataFrame
         With the columns of `SAMPLE_SUMMARY_SCHEMA`. Fields of different sessions are different fields. An
-        image whose pixels stand in two sessions of a sample counts once. `differences` says in what the
-        sessions differ.
+        image that is in two sessions of a sample counts once. `differences` says how the sessions differ.
     """
     rows: list[dict[str, Any]] = []
     for sample_id, of_sample in manifest.groupby("sample_id", sort=True):
@@ -137,7 +136,7 @@ def _across_sessions(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _differences(images: pd.DataFrame, n_again: int) -> str | None:
-    """Say in what a sample's measured images differ between its sessions."""
+    """Describe how the measured images differ between the sessions of a sample."""
     texts = []
     for column, name in (
         ("calibration", "calibration"),
@@ -159,7 +158,7 @@ def _differences(images: pd.DataFrame, n_again: int) -> str | None:
 
 
 def _judged(manifest: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
-    """Give the measured images with their verdict and what is known of their model."""
+    """Give the measured images with their quality and what is known about their model."""
     measured = manifest[manifest["status"] == "ok"]
     known = quality.drop_duplicates("image_id").set_index("image_id")
     if {"model_name", "model_version"} <= set(known):
@@ -173,7 +172,7 @@ def _judged(manifest: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rows(particles: pd.DataFrame, measured: pd.DataFrame, target: float) -> list[dict[str, Any]]:
-    """Sum up measured images, one row for each measurand and unit."""
+    """Summarise measured images, one row per measurand and unit."""
     review = measured["image_quality"].eq("review")
     uncalibrated = measured["calibration"].eq("missing")
     n_missing, n_measured = int(uncalibrated.sum()), len(measured)
@@ -219,9 +218,9 @@ def _rows(particles: pd.DataFrame, measured: pd.DataFrame, target: float) -> lis
 
 
 def _counted(candidates: pd.DataFrame, measurand: str, column: str) -> tuple[pd.DataFrame, int]:
-    """Give the particles that count, with their value and weight, and how many the frame cuts.
+    """Give the counted particles with value and weight, and the number of particles that the frame cuts.
 
-    A shell is weighed by its own extents; its outer diameter counts once, however many cores it holds.
+    The weight of a shell comes from its own extents. Its outer diameter counts once, even with several cores.
     """
     if measurand.startswith("shell_"):
         candidates = candidates[candidates["shell_label"].notna()]
@@ -268,8 +267,8 @@ def _largest(images: pd.DataFrame, column: str) -> float | None:
 def _budget(row: dict[str, Any], images: pd.DataFrame) -> dict[str, Any]:
     """List the relative expanded uncertainties (k = 2) of the corrected mean, and their sum.
 
-    An error of scale is common to all images, so it doesn't get less with their number; images that differ
-    count with the largest. Sampling is half the 95 % interval, which knows how few the fields are.
+    A calibration error is common to all images, so more images don't reduce it; if images differ, the largest
+    counts. Sampling is half the 95 % interval, which allows for few fields.
     """
     if not row["n_counted"]:
         return {}
@@ -293,7 +292,7 @@ def _budget(row: dict[str, Any], images: pd.DataFrame) -> dict[str, Any]:
 
 
 def _verdict(row: dict[str, Any], target: float) -> dict[str, Any]:
-    """Say whether the particles are enough, and how many more images with particles are needed."""
+    """Decide whether there are enough particles, and how many more images with particles are needed."""
     low, high, median = (row.get(f"median_corrected{end}") for end in ("_low", "_high", ""))
     if low is None or not median:
         return {"target_half_width": target}
@@ -310,7 +309,7 @@ def _verdict(row: dict[str, Any], target: float) -> dict[str, Any]:
 
 
 def _surface(row: dict[str, Any], images: pd.DataFrame) -> dict[str, Any]:
-    """Give dispersion and metal surface area, or why there are none."""
+    """Compute dispersion and metal surface area, or say why there are none."""
     named = sorted(images["metal"].dropna().unique()) if "metal" in images else []
     metal = named[0] if len(named) == 1 else None
     if row["measurand"] != "equivalent_diameter" or row["unit"] != "nm":

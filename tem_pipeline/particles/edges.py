@@ -1,4 +1,4 @@
-"""What the frame does to counting: which particles it cuts, and how much the whole ones weigh for it."""
+"""Edge correction: which particles the frame cuts, and the weights of the whole ones."""
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def touches_edge(
 def edge_weights(
     height_px: np.ndarray, width_px: np.ndarray, touching: np.ndarray, shape: tuple[int, int]
 ) -> np.ndarray:
-    """Weigh whole particles by the chance that the frame would have spared them.
+    """Weight whole particles by the inverse probability of not being cut by the frame.
 
     A field W × H shows a particle of extents w × h whole with the probability
     p = (W − w)(H − h) / (W·H), so small particles are counted too often; the weight is 1/p (Miles–Lantuéjoul
@@ -37,7 +37,7 @@ def edge_weights(
     height_px, width_px : ndarray, (n,)
         The particles' own extents.
     touching : ndarray of bool, (n,)
-        Particles on the frame: they are never counted, so their weight is NaN (null in the table).
+        Particles on the frame. They are never counted, so their weight is NaN (null in the table).
     shape : (int, int)
         Height and width of the field in px.
 

@@ -33,12 +33,12 @@ def anderson_darling(standardised: np.ndarray) -> np.ndarray:
 
 
 def fit_quality(values: np.ndarray) -> tuple[float | None, float | None]:
-    """Say how well a normal distribution, fitted by maximum likelihood, agrees with values.
+    """Test how well a normal distribution, fitted by maximum likelihood, agrees with the values.
 
-    The chance p of a larger A² comes from a parametric bootstrap (Stute et al., *Metrika* 40 (1993) 243): 999
-    samples of the fitted distribution, each fitted anew. It assumes independent values; particles of one
-    field aren't, so it is too small where fields differ. A² of a fitted normal distribution depends on
-    neither mean nor standard deviation, and beyond 500 values hardly on their number: the samples hold at
+    The probability p of a larger A² is from a parametric bootstrap (Stute et al., *Metrika* 40 (1993) 243):
+    999 samples of the fitted distribution, each fitted anew. It assumes independent values; particles of one
+    field aren't independent, so p is too small if fields differ. A² of a fitted normal distribution depends
+    on neither mean nor standard deviation, and beyond 500 values hardly on their number: the samples hold at
     most 500.
 
     Parameters
@@ -49,7 +49,7 @@ def fit_quality(values: np.ndarray) -> tuple[float | None, float | None]:
     Returns
     -------
     (float, float) or (None, None)
-        A² and p; None under 8 values, or where all are equal.
+        A² and p; None for fewer than 8 values, or if all are equal.
     """
     n = len(values)
     if n < FEWEST_PARTICLES or np.ptp(values) <= 1e-12 * np.max(np.abs(values)):

@@ -65,7 +65,7 @@ METALS = {
 
 
 def dispersion(metal: Metal, d32_nm: float) -> float:
-    """Give the share of atoms that lie at the surface of spheres, 6 (v_m/a_m) / D[3,2].
+    """Compute the fraction of atoms at the surface of spheres, 6 (v_m/a_m) / D[3,2].
 
     Bergeret & Gallezot (see the module). Below about 1 nm the formula exceeds 1 and means nothing.
     """
@@ -73,5 +73,5 @@ def dispersion(metal: Metal, d32_nm: float) -> float:
 
 
 def surface_area_m2_per_g(metal: Metal, d32_nm: float) -> float:
-    """Give the surface of spheres a gram of metal, 6 / (ρ D[3,2])."""
+    """Compute the surface area of spheres per gram of metal, 6 / (ρ D[3,2])."""
     return 6000 / (metal.density_g_per_cm3 * d32_nm)

@@ -24,7 +24,7 @@ FEWEST_SAMPLES = 4
 
 @dataclass(frozen=True)
 class Descriptor:
-    """A number that describes a sample's particles, and where it stands in `sample_summary`."""
+    """A number that describes a sample's particles, and its row and column in `sample_summary`."""
 
     name: str
     unit: str
@@ -46,7 +46,7 @@ DESCRIPTORS = (
 
 
 def structure_activity_of(summaries: pd.DataFrame, measurements: pd.DataFrame) -> pd.DataFrame:
-    """Hold every descriptor of the samples against every activity.
+    """Relate every descriptor of the samples to every activity.
 
     Activities are compared only within one unit and one set of conditions. Repeated measurements of a sample
     are averaged.
@@ -95,7 +95,7 @@ def structure_activity_of(summaries: pd.DataFrame, measurements: pd.DataFrame) -
 
 
 def _average(group: pd.DataFrame) -> pd.DataFrame:
-    """Average the measurements of each sample; their standard error is known where each one's is."""
+    """Average the measurements of each sample; the error is known if that of every measurement is."""
     by_sample = group.groupby("sample_id")
     n = by_sample.size()
     squares = by_sample["standard_error"].agg(lambda errors: np.sum(np.square(errors.to_numpy())))

@@ -1,7 +1,7 @@
-"""How far statistics can be trusted: resampling of fields, intervals, variance between fields, the budget.
+"""Uncertainty of statistics: resampling of fields, intervals, variance between fields, fields needed.
 
-A field is what is drawn at random when somebody takes images, so fields are resampled and never particles:
-those of one field are alike.
+Whoever takes images chooses fields at random. So fields are resampled, never particles: particles of one
+field are similar.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ Statistics = dict[str, np.ndarray]
 
 
 def resample_fields(values: np.ndarray, weights: np.ndarray, fields: np.ndarray) -> np.ndarray:
-    """Draw fields with replacement; the seed is the content, so the same particles give the same draws.
+    """Draw fields with replacement; the seed is a hash of the content, so results are reproducible.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def resample_fields(values: np.ndarray, weights: np.ndarray, fields: np.ndarray)
     Returns
     -------
     ndarray, (1 + RESAMPLES, n_fields)
-        How often each field stands in each sample. The first row is the sample itself: ones.
+        How often each field is in each sample. The first row is the original sample: ones.
     """
     n_fields = int(fields.max()) + 1
     if n_fields < FEWEST_FIELDS:
@@ -46,7 +46,7 @@ def resample_fields(values: np.ndarray, weights: np.ndarray, fields: np.ndarray)
 
 
 def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
-    """Give the value below which a share of the weight lies.
+    """Compute the value below which a given share of the weight is.
 
     The smallest value at which the weight summed so far exceeds the share; where it equals the share, the
     mean of that value and the next (definition 2 of Hyndman & Fan, *Am. Stat.* 50 (1996) 361, with weights).
@@ -123,7 +123,7 @@ def weighted_statistics(
     total, squares, first, second = (repeats @ each).T
     mean = first / total
     spread = np.maximum(second - total * mean**2, 0)
-    # Weights of one particle leave rounding noise where it should be 0.
+    # For a single particle rounding leaves a small number instead of 0.
     freedom = total - squares / total
     freedom[freedom <= 1e-9 * total] = np.nan
     inner = np.maximum(each[:, 3] - each[:, 2] ** 2 / each[:, 0], 0)
@@ -207,7 +207,7 @@ def sd_interval(
 ) -> tuple[float, float] | None:
     """Give the 95 % interval of the standard deviation of all particles: a generalised confidence interval.
 
-    Resampled fields can't show how uncertain their own scatter is: the variance between n fields follows χ²
+    Resampling fields can't show the uncertainty of their scatter: the variance between n fields follows χ²
     with n − 1 degrees of freedom, and its bootstrap error is small just where the estimate is. Symmetric
     intervals of SE × t cover 80 % to 88 % where a third or more of the variance lies between fields. So the
     two components are taken apart (Weerahandi, *J. Am. Stat. Assoc.* 88 (1993) 899): that of the fields'
@@ -252,7 +252,7 @@ def sd_interval(
 
 
 def variance_components(values: np.ndarray, fields: np.ndarray) -> tuple[float | None, float | None]:
-    """Part the variance into that between fields and that within: one-way random-effects ANOVA.
+    """Split the variance into between-field and within-field parts: one-way random-effects ANOVA.
 
     Searle, Casella & McCulloch, *Variance Components* (1992), section 3.6: unbalanced data, every particle
     weighs the same.
@@ -292,7 +292,7 @@ def density_error(weights_per_field: np.ndarray, area_per_field: np.ndarray) -> 
 
 
 def fields_needed(half_width: float, n_fields: int, target: float) -> int | None:
-    """Say how many fields like these make the interval's half-width small enough.
+    """Compute how many fields like these make the interval's half-width small enough.
 
     The half-width goes as t(n − 1)/√(n − 1).
 
@@ -306,7 +306,7 @@ def fields_needed(half_width: float, n_fields: int, target: float) -> int | None
     Returns
     -------
     int or None
-        At least n_fields; None where 10,000 don't suffice.
+        At least n_fields; None if 10,000 aren't enough.
     """
     if half_width <= target:
         return n_fields
@@ -322,5 +322,5 @@ def fields_needed(half_width: float, n_fields: int, target: float) -> int | None
 
 
 def images_needed(fields: int, n_fields: int, n_images: int) -> int:
-    """Turn fields still wanted into images, at as many images a field as there are."""
+    """Convert the fields still needed to images, at the current number of images per field."""
     return ceil((fields - n_fields) * n_images / n_fields)

@@ -60,7 +60,7 @@ def measured(activities: list[float], error: float = 0.005, unit: str = "1/s", c
 # --- reading ------------------------------------------------------------------------------------------------
 
 
-def test_rows_are_read_with_their_conditions_and_equal_units_are_one(tmp_path):
+def test_rows_are_read_with_conditions_and_normalised_units(tmp_path):
     folder = write(
         tmp_path,
         "\ufeffSample_ID, activity ,unit,standard_error,Temperature C,feed,notes\n"
@@ -103,7 +103,7 @@ def test_semicolons_may_go_with_decimal_commas(tmp_path):
         ("S" * 300 + ",1,s-1,,300", "sample_id is longer than 200", "shorten it"),
     ],
 )
-def test_a_bad_row_is_listed_with_its_line_and_what_to_do_and_the_rest_goes_on(tmp_path, row, what, to_do):
+def test_a_bad_row_is_listed_with_its_remedy_and_the_others_are_read(tmp_path, row, what, to_do):
     rows, problems = read_activity(write(tmp_path, f"{HEADER}S1,1,s-1,,300\n{row}\nS3,3,s-1,,300\n"))
     assert rows["sample_id"].tolist() == ["S1", "S3"]
     (problem,) = problems.to_dict("records")
@@ -127,7 +127,7 @@ def test_a_bad_row_is_listed_with_its_line_and_what_to_do_and_the_rest_goes_on(t
         (b"PK\x03\x04\xff\xfe", "isn't UTF-8"),
     ],
 )
-def test_a_bad_file_is_listed_and_the_other_files_go_on(tmp_path, content, what):
+def test_a_bad_file_is_listed_and_the_others_are_read(tmp_path, content, what):
     write(tmp_path, content, "bad.csv")
     rows, problems = read_activity(write(tmp_path, f"{HEADER}S1,1,s-1,,300\n", "good.CSV"))
     assert rows["file"].tolist() == ["good.CSV"]
@@ -149,7 +149,7 @@ def test_a_row_that_repeats_another_is_listed_and_left_out(tmp_path):
     assert problems[["file", "line"]].to_numpy().tolist() == [["b.csv", 2]]
 
 
-def test_hidden_files_other_files_and_no_folder_at_all_are_no_problem(tmp_path):
+def test_hidden_files_other_files_and_a_missing_folder_are_ignored(tmp_path):
     write(tmp_path, "rubbish", ".hidden.csv")
     write(tmp_path, "rubbish", "notes.txt")
     (tmp_path / "folder.csv").mkdir()
@@ -216,14 +216,14 @@ def test_four_samples_get_a_correlation_with_an_honest_interval():
     assert row["pearson_high"] - row["pearson_low"] > 0.5
 
 
-def test_a_descriptor_that_is_missing_or_the_same_everywhere_gets_a_reason():
+def test_missing_descriptors_and_constant_activities_get_a_reason():
     table = related(DIAMETERS, DIAMETERS)
     assert "0 samples have both, of 8" in table.loc["shell_thickness", "reason"]
     same = related(DIAMETERS, [1.0] * 8)
     assert same.loc["mean_diameter", "reason"] == "this activity is the same for all 8 samples"
 
 
-def test_units_and_conditions_are_never_mixed_and_the_table_says_which_there_are():
+def test_units_and_conditions_are_never_mixed_and_others_are_noted():
     rows = pd.concat(
         [
             measured([1, 2, 3, 4.0], conditions="temperature_c=300"),
@@ -240,7 +240,7 @@ def test_units_and_conditions_are_never_mixed_and_the_table_says_which_there_are
     assert groups.get_group(("1/s", "temperature_c=350"))["note"].isna().all()
 
 
-def test_repeated_measurements_of_a_sample_are_averaged_with_their_errors():
+def test_repeated_measurements_are_averaged_with_their_errors():
     rows = pd.concat([measured([1, 2, 3, 4.0], error=0.3), measured([2.0], error=0.4)])
     row = structure_activity_of(summaries(DIAMETERS[:4]), rows).iloc[0]
     assert row["n_samples"] == 4
@@ -311,7 +311,7 @@ def test_without_standard_errors_the_line_is_that_of_least_squares():
     assert (line.slope, line.slope_standard_error) == pytest.approx((expected.slope, expected.stderr))
 
 
-def test_errors_of_x_do_not_flatten_the_line_and_its_interval_covers_the_slope():
+def test_errors_of_x_do_not_flatten_the_line_and_its_interval_holds():
     rng = np.random.default_rng(11)
     true_x = np.linspace(1.5, 3.5, 9)
     slopes, plain, covered = [], [], 0

@@ -50,7 +50,7 @@ def test_a_concentric_shell_has_its_thickness_and_outer_diameter(core, thickness
 
 
 @pytest.mark.parametrize("shift", [2.0, 6.5, 11.0])
-def test_an_off_centre_core_has_its_offset_and_the_mean_and_spread_of_its_radii(shift):
+def test_an_off_centre_core_has_the_expected_offset_mean_and_spread(shift):
     core, outer = 16.0, 44.0
     found = measured(image((80.2, 90.3 + shift, core)), image((80.2, 90.3, outer))).iloc[0]
     # Distance from a point off the centre to a circle, along equally spaced directions.
@@ -113,14 +113,14 @@ def test_without_shells_the_columns_are_null():
     assert found[columns].isna().all(axis=None)
 
 
-def test_a_core_that_is_all_of_its_particle_has_a_shell_of_no_thickness():
+def test_a_core_that_fills_its_particle_has_a_shell_thickness_of_zero():
     cores = image((80, 90, 20))
     found = measured(cores, cores).iloc[0]
     assert found.shell_thickness_px == pytest.approx(0, abs=0.01)
     assert found.core_offset_px == 0
 
 
-def test_concave_cores_are_measured_from_where_the_radius_leaves_them_last():
+def test_concave_cores_are_measured_from_their_outermost_rim():
     cores = image((80, 90, 50))
     cores[circle(80, 90, 30)] = 0
     found = measured(cores, image((80, 90, 70))).iloc[0]
@@ -178,7 +178,7 @@ def walked(cores: np.ndarray, shells: np.ndarray, core: pd.Series, angle: float)
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_shells_are_those_of_radii_walked_one_by_one_and_of_pixels_counted_one_by_one(seed):
+def test_shells_equal_a_walk_along_single_radii_and_a_count_of_pixels(seed):
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(120, 110)), 2)
     cores, n = ndimage.label(noise > 1.3 * noise.std())
     shells, _ = ndimage.label(ndimage.binary_dilation(cores % 5 > 0, np.ones((3, 3)), 2))
@@ -228,6 +228,6 @@ def test_measured_shells_pass_the_check_of_the_table():
         (np.full((4, 4), -1), "negative"),
     ],
 )
-def test_shells_that_cannot_be_measured_are_refused_in_one_line(shells, message):
+def test_invalid_shells_are_refused_in_one_line(shells, message):
     with pytest.raises(UserError, match=message):
         measured(np.ones((4, 4), int), shells)

@@ -97,7 +97,7 @@ def test_uncalibrated_images_give_rows_in_px_and_nothing_in_nm():
     assert "calibration is missing for 1 of 1 images" in row.calibration_note
 
 
-def test_a_session_of_both_keeps_nm_and_px_apart_and_says_so():
+def test_a_partly_calibrated_session_keeps_nm_and_px_apart():
     labels, other = discs([8, 12]), discs([20])
     tables = [particle_table(labels, "a"), particle_table(other, "b", None)]
     result = summary(tables, [manifest_row("a", labels), manifest_row("b", other, None)])
@@ -108,7 +108,7 @@ def test_a_session_of_both_keeps_nm_and_px_apart_and_says_so():
     assert "1 of 2 images have no calibration" in nm.calibration_note
 
 
-def test_an_image_without_particles_changes_images_area_and_density_only():
+def test_one_image_without_particles_changes_only_images_and_density():
     labels, nothing = discs([8, 12, 20]), np.zeros((50, 70), np.uint16)
     table = particle_table(labels, "a")
     manifest = [manifest_row("a", labels), manifest_row("b", nothing)]
@@ -122,7 +122,7 @@ def test_an_image_without_particles_changes_images_area_and_density_only():
     )
 
 
-def test_repeating_every_image_leaves_mean_median_and_density_as_they_are():
+def test_repeating_every_image_leaves_mean_median_and_density_unchanged():
     labels = discs([8, 12, 20, 9])
     once = of(summary([particle_table(labels, "a")], [manifest_row("a", labels)]))
     tables = [particle_table(labels, image) for image in "abc"]
@@ -132,7 +132,7 @@ def test_repeating_every_image_leaves_mean_median_and_density_as_they_are():
     assert thrice.n_counted == 3 * once.n_counted
 
 
-def test_images_of_one_acquisition_are_one_field_and_refused_images_none():
+def test_images_of_one_acquisition_are_one_field():
     labels = discs([8])
     tables = [particle_table(labels, "a", field_id="f"), particle_table(labels, "b", field_id="f")]
     manifest = [
@@ -148,7 +148,7 @@ def test_images_of_one_acquisition_are_one_field_and_refused_images_none():
 
 
 @pytest.mark.parametrize("manifest", [[], [manifest_row("a", np.zeros((9, 9)), None, status="refused")]])
-def test_a_session_without_a_measured_image_gives_zero_counts_and_no_statistics(manifest):
+def test_a_session_without_measured_images_has_zero_counts(manifest):
     result = summary([], manifest)
     assert result.measurand.tolist() == list(CORE_MEASURANDS)
     assert set(result.unit) == {"nm", "1"}
@@ -181,7 +181,7 @@ def test_every_value_falls_into_the_histogram(values):
     assert 1 <= len(edges) - 1 <= 62
 
 
-def test_histogram_bins_are_round_and_about_as_wide_as_freedman_and_diaconis_say():
+def test_histogram_bins_are_round_and_follow_freedman_and_diaconis():
     values = np.random.default_rng(0).normal(1.85, 0.26, 900)
     edges = histogram_edges(values)
     advised = 2 * np.subtract(*np.percentile(values, (75, 25))) / 900 ** (1 / 3)
@@ -211,7 +211,7 @@ def session(diameters: list[list[float]], session_id: str = "20261122", **column
 FIELDS = [[8.0, 12, 20, 9], [10.0, 14], [11.0, 12, 9, 16, 22], [18.0, 9, 9, 13]]
 
 
-def test_an_empty_image_changes_no_fit_interval_or_verdict_and_repeating_only_counts_and_widths():
+def test_empty_images_and_repeated_images_change_no_estimate():
     before = of(size_distributions(*session(FIELDS), "s", "p"))
     after = of(size_distributions(*session([*FIELDS, []]), "s", "p"))
     assert differing(before, after) == {
@@ -235,9 +235,7 @@ def test_an_empty_image_changes_no_fit_interval_or_verdict_and_repeating_only_co
     st.integers(0, 4),
     st.integers(1, 3),
 )
-def test_images_without_particles_change_counts_area_and_density_whatever_the_others_hold(
-    fields, place, empty
-):
+def test_images_without_particles_change_only_counts_area_and_density(fields, place, empty):
     before = of(size_distributions(*session(fields), "s", "p"))
     place = min(place, len(fields))
     after = of(size_distributions(*session([*fields[:place], *[[]] * empty, *fields[place:]]), "s", "p"))
@@ -274,7 +272,7 @@ def test_two_fields_have_no_interval_and_the_reason_is_said():
     assert "2 fields" in row.interval_note
 
 
-def test_without_a_known_metal_there_is_no_dispersion_and_the_reason_is_said():
+def test_without_a_known_metal_the_reason_replaces_the_dispersion():
     assert of(size_distributions(*session(FIELDS), "s", "p")).dispersion > 0
     for metal, reason in ((None, "names no metal"), ("Xx", "Xx is none of")):
         row = of(size_distributions(*session(FIELDS, metal=metal), "s", "p"))
@@ -302,7 +300,7 @@ def test_a_sample_is_its_sessions_fields_together():
     assert pd.isna(row.differences)
 
 
-def test_sessions_that_differ_are_summed_up_and_the_difference_is_said():
+def test_sessions_that_differ_are_summarised_with_their_differences():
     parts = [session(FIELDS[:2], "a"), session(FIELDS[2:], "b", metal="Pd", calibration="session")]
     parts[0][1]["pixel_sha256"], parts[1][1]["pixel_sha256"] = ["0", "2"], ["1", "0"]
     row = of(sample_summary(*[pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True)]))

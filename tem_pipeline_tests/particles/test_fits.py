@@ -4,7 +4,7 @@ import pytest
 from tem_pipeline.particles.fits import fit_quality
 
 
-def test_the_anderson_darling_statistic_is_scipys_and_significant_where_stephens_says():
+def test_anderson_darling_agrees_with_scipy_and_stephens():
     from scipy import stats
 
     values = np.random.default_rng(3).gamma(8, 1, 60)

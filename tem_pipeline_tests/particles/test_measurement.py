@@ -56,7 +56,7 @@ def one(labels: np.ndarray, **options) -> pd.Series:
     ("diameter", "ceiling_d", "ceiling_p", "ceiling_f"),
     [(5, 0.043, 0.055, 0.08), (8, 0.033, 0.045, 0.12), (12, 0.018, 0.020, 0.08), (20, 0.008, 0.018, 0.08)],
 )
-def test_discs_stay_under_the_specified_ceilings(diameter, ceiling_d, ceiling_p, ceiling_f, offset):
+def test_discs_meet_the_specified_error_limits(diameter, ceiling_d, ceiling_p, ceiling_f, offset):
     found = one(disc(diameter, offset))
     assert abs(found.equivalent_diameter_px / diameter - 1) <= ceiling_d + 5e-4
     assert abs(found.perimeter_px / (np.pi * diameter) - 1) <= ceiling_p + 5e-4
@@ -69,7 +69,7 @@ def test_discs_stay_under_the_specified_ceilings(diameter, ceiling_d, ceiling_p,
 
 @pytest.mark.parametrize("offset", [(0.0, 0.0), (0.5, 0.5)])
 @pytest.mark.parametrize(("diameter", "ceiling"), [(5, 0.106), (8, 0.05), (12, 0.044), (20, 0.038)])
-def test_discs_on_points_of_symmetry_stay_under_ceilings_of_their_own(diameter, ceiling, offset):
+def test_discs_on_points_of_symmetry_meet_their_own_error_limits(diameter, ceiling, offset):
     found = one(disc(diameter, offset))
     assert abs(found.equivalent_diameter_px / diameter - 1) <= ceiling
     assert abs(found.perimeter_px / (np.pi * diameter) - 1) <= ceiling
@@ -104,7 +104,7 @@ def test_axis_parallel_rectangles_are_exact_but_for_corners(height, width):
 
 
 @pytest.mark.parametrize(("side", "bias"), [(5, -0.107), (40, -0.059), (1000, -0.052)])
-def test_crofton_is_short_on_axis_parallel_squares_by_what_the_documentation_says(side, bias):
+def test_crofton_is_too_short_on_squares_by_the_documented_amount(side, bias):
     assert one(block(side, side)).perimeter_px / (4 * side) - 1 == pytest.approx(bias, abs=5e-4)
 
 
@@ -118,7 +118,7 @@ def test_turned_rectangles_keep_their_size(angle):
 
 
 @pytest.mark.parametrize("offset", OFFSETS[::2])
-def test_a_ring_has_both_rims_in_its_perimeter_and_its_hole_in_its_solidity(offset):
+def test_a_ring_has_both_rims_in_its_perimeter_and_a_low_solidity(offset):
     found = one(ring(20, 10, offset))
     assert found.equivalent_diameter_px == pytest.approx(np.sqrt(300), rel=0.02)
     assert found.perimeter_px == pytest.approx(30 * np.pi, rel=0.045)
@@ -155,7 +155,7 @@ WORST_DIAMETER = {
     ("shape", "aspect"),
     [("disc", 1), ("ellipse", 0.7), ("ellipse", 0.5), ("rectangle", 1), ("rectangle", 0.5), ("ring", 1)],
 )
-def test_averaged_over_how_it_lies_every_shape_stays_under_the_specified_ceilings(shape, aspect, size):
+def test_averaged_over_orientations_every_shape_meets_the_error_limits(shape, aspect, size):
     angles = np.deg2rad(np.arange(0, 180, 10)) if shape in ("ellipse", "rectangle") else [0.0]
     lying = [(angle, offset) for offset in OFFSETS for angle in angles]
     if shape == "rectangle":
@@ -245,7 +245,7 @@ def test_areas_moments_and_perimeters_equal_scikit_image(seed, dtype):
     assert np.minimum(turn, np.pi - turn).max() < 1e-6
 
 
-def test_on_a_crowded_micrograph_hull_based_columns_differ_from_scikit_image_as_the_pixels_shapes_do():
+def test_hull_columns_differ_from_scikit_image_only_by_the_pixel_shape():
     cores, _ = particle_sheet(1024)
     ours = measure_particles(cores)
     names = ["label", "area", "perimeter_crofton", "feret_diameter_max", "solidity", "inertia_tensor_eigvals"]
@@ -267,7 +267,7 @@ def test_on_a_crowded_micrograph_hull_based_columns_differ_from_scikit_image_as_
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_hulls_equal_a_convex_hull_of_every_particle_on_its_own(seed):
+def test_hulls_equal_the_convex_hull_of_each_particle_alone(seed):
     labels = blobs(seed, (70, 60), 1.8)
     ours = measure_particles(labels)
     t = hulls.OCTAGON
@@ -322,7 +322,7 @@ TURNS = {
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000))
 @example(seed=69)  # a radius leaves core and shell in the very middle between two pixels
-def test_turning_the_image_leaves_everything_but_orientation_and_place(turn, seed):
+def test_rotating_the_image_changes_only_orientation_and_position(turn, seed):
     move, turned_angle = TURNS[turn]
     labels = blobs(seed, (60, 48), 2, 0.8)
     shells = blobs(seed + 1, (60, 48), 3, 0.3)
@@ -346,7 +346,7 @@ def test_turning_the_image_leaves_everything_but_orientation_and_place(turn, see
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), pixel_size=st.floats(1e-3, 1e3))
-def test_doubling_the_pixel_size_doubles_lengths_and_changes_nothing_in_pixels(seed, pixel_size):
+def test_doubling_the_pixel_size_doubles_only_lengths_in_nm(seed, pixel_size):
     labels, shells = blobs(seed, (40, 40), 2, 0.8), blobs(seed + 1, (40, 40), 3, 0.3)
     single = measure_particles(labels, pixel_size_nm=pixel_size, shell_labels=shells)
     double = measure_particles(labels, pixel_size_nm=2 * pixel_size, shell_labels=shells)
@@ -357,7 +357,7 @@ def test_doubling_the_pixel_size_doubles_lengths_and_changes_nothing_in_pixels(s
         )
 
 
-def test_shifting_a_particle_changes_its_place_only():
+def test_shifting_a_particle_changes_only_its_position():
     labels = np.zeros((60, 60), np.uint16)
     labels[5:24, 3:22] = ellipse(16, 9, 0.4)[3:22, 2:21]
     image = np.full(labels.shape, 50.0)
@@ -439,7 +439,7 @@ def test_a_particle_that_fills_the_image_has_no_background():
     assert np.isnan(found.contrast)
 
 
-def test_there_is_no_contrast_to_a_background_that_is_not_positive():
+def test_there_is_no_contrast_if_the_background_is_not_positive():
     found = one(block(6, 6), image=np.where(block(6, 6) > 0, 3.0, -2.0))
     assert found.background_intensity == -2
     assert np.isnan(found.contrast)
@@ -491,7 +491,7 @@ def test_a_label_image_without_particles_gives_the_same_columns_and_types(shape)
         ((np.zeros((4, 4), int), None, None, float("nan")), "pixel size"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_in_one_line(arguments, message):
+def test_invalid_input_is_refused_in_one_line(arguments, message):
     with pytest.raises(UserError, match=message) as caught:
         measure_particles(*arguments)
     assert "\n" not in str(caught.value)

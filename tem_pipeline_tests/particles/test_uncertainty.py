@@ -88,7 +88,7 @@ def test_the_order_of_particles_doesnt_matter_to_the_interval():
     st.lists(st.tuples(st.floats(0.5, 50), st.floats(1, 3), st.integers(0, 3)), min_size=1, max_size=30),
     st.integers(2, 4),
 )
-def test_repeating_every_field_leaves_means_quantiles_and_fits_as_they_are(particles, times):
+def test_repeating_every_field_leaves_means_quantiles_fits_unchanged(particles, times):
     values, weights, field = (np.array(column) for column in zip(*particles, strict=True))
     field = np.unique(field, return_inverse=True)[1]
     n_fields = field.max() + 1

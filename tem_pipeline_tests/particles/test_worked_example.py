@@ -9,7 +9,7 @@ from tem_pipeline.settings import PROJECT_ROOT
 TEXT = (PROJECT_ROOT / "docs/structure-activity.md").read_text(encoding="utf-8")
 
 
-def test_the_worked_example_runs_as_it_stands_and_recovers_its_law(tmp_path, monkeypatch, capsys):
+def test_the_worked_example_runs_and_recovers_its_law(tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     (printed,) = re.findall(r"It prints:\n\n```text\n(.*?)```", TEXT, re.DOTALL)
     monkeypatch.chdir(tmp_path)
