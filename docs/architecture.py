@@ -5,6 +5,7 @@ The picture is ``docs/architecture.svg``. The table goes between two marks in ``
 
 import itertools
 import re
+import textwrap
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -72,9 +73,10 @@ def draw(used: Graph) -> Figure:
         x, y = places[name]
         axes.add_patch(_box(x - 0.85, y - 0.22, 1.7, 0.44, "#d9ead3" if name in SCIENCE else "#dbe5f1"))
         axes.text(x, y, name, ha="center", va="center", fontsize=13, zorder=3)
-    axes.add_patch(_box(0.1, -1.05, 9.8, 0.5, "#eeeeee"))
-    below = "  ·  ".join(name for name in FOUNDATION if name in used)
-    axes.text(5, -0.8, f"all may use:  {below}", ha="center", va="center", fontsize=13, zorder=3)
+    axes.add_patch(_box(0.1, -1.1, 9.8, 0.6, "#eeeeee"))
+    below = "all may use: " + ", ".join(name for name in FOUNDATION if name in used)
+    below = "\n".join(textwrap.wrap(below, 70))
+    axes.text(5, -0.8, below, ha="center", va="center", fontsize=12, linespacing=1.4, zorder=3)
     return figure
 
 
