@@ -7,7 +7,7 @@ import numpy as np
 
 from tem_pipeline.segmentation.models import NETWORK_STRIDE_PX
 
-# Memory allows these; larger tiles with less overlap compute fewer pixels twice (docs/history/performance.md).
+# Memory allows these. Larger tiles with less overlap compute fewer pixels twice: docs/history/performance.md.
 TILE_PX = 736
 TILE_OVERLAP_PX = 32
 
