@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from tem_pipeline.micrographs.frame import labels_on_frame
+
 # Visible on a grey micrograph, and distinguishable for colour-blind readers.
 COUNTED_COLOUR, EDGE_COLOUR, SHELL_COLOUR = "#00F0A0", "#FF8C1A", "#6FC3FF"
 _INK, _PAPER = (34, 34, 34), (255, 255, 255)
@@ -67,7 +69,9 @@ def overlay(
     columns = np.minimum(((np.arange(width) + 0.5) / zoom).astype(int), image.shape[1] - 1)
     small = labels[np.ix_(rows, columns)]
     thickness = 2 if zoom >= 2 else 1
-    at_edge = frame_labels(labels) if edge_labels is None else np.asarray(list(edge_labels), dtype=np.int64)
+    at_edge = (
+        labels_on_frame(labels) if edge_labels is None else np.asarray(list(edge_labels), dtype=np.int64)
+    )
     rim = _rim(small, thickness)
     cut = np.isin(small, at_edge)
     if shells is not None:
@@ -208,13 +212,6 @@ def _grey(image: np.ndarray, height: int, width: int) -> np.ndarray:
         image = averaged
     source = Image.fromarray(np.ascontiguousarray(image, dtype=np.float32))
     return stretch(np.asarray(source.resize((width, height), Image.Resampling.BOX)))
-
-
-def frame_labels(labels: np.ndarray) -> np.ndarray:
-    """Give the numbers of the particles with a pixel on the frame of the image, ascending."""
-    frame = np.concatenate((labels[0], labels[-1], labels[:, 0], labels[:, -1]))
-    found = np.unique(frame)
-    return found[found > 0].astype(np.int64)
 
 
 def _rim(labels: np.ndarray, thickness: int) -> np.ndarray:

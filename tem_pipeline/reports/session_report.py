@@ -16,8 +16,9 @@ from markupsafe import Markup
 from PIL import Image
 
 from tem_pipeline import __version__
+from tem_pipeline.micrographs.frame import labels_on_frame
 from tem_pipeline.reports.figures import distribution_figure, fields_figure, figure_svg
-from tem_pipeline.reports.overlays import frame_labels, overlay
+from tem_pipeline.reports.overlays import overlay
 from tem_pipeline.storage import AnyPath, read_tiff, write_bytes
 from tem_pipeline.tables import FIT_PARAMETERS, INTERVAL_STATISTICS, SIZE_DISTRIBUTION_SCHEMA, STATISTICS
 from tem_pipeline.text import printable
@@ -371,7 +372,7 @@ def _overlays(
                     image[window],
                     part,
                     shells[window] if shells is not None else None,
-                    np.intersect1d(part, frame_labels(labels)).tolist(),
+                    np.intersect1d(part, labels_on_frame(labels)).tolist(),
                     size_nm,
                     2 * _DETAIL_PX,
                 )

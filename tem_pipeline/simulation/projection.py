@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from tem_pipeline.micrographs.frame import labels_on_frame
 from tem_pipeline.simulation.parameters import Range
 from tem_pipeline.simulation.specimens import Placement
 
@@ -75,10 +76,6 @@ def _in_frame_numbers(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.nd
 
 def _compact(labels: np.ndarray) -> np.ndarray:
     return labels.astype(np.uint16 if labels.max(initial=0) < 2**16 else np.uint32)
-
-
-def _border_labels(labels: np.ndarray) -> np.ndarray:
-    return np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
 
 
 def _adjacent_labels(labels: np.ndarray) -> np.ndarray:
@@ -189,7 +186,7 @@ def _core_columns(
             "angle_rad": cores["angle_rad"],
             "area_px": area_px.astype(np.int64),
             "visible_diameter_nm": _equivalent_diameter_nm(area_px, pixel_size_nm),
-            "touches_edge": np.isin(label, _border_labels(core_image)),
+            "touches_edge": np.isin(label, labels_on_frame(core_image)),
             "touches_other": np.isin(label, _adjacent_labels(core_image)),
         }
     )
@@ -222,7 +219,7 @@ def _shell_columns(
             "core_offset_nm": of_shell(offset_nm),
             "cores_in_shell": pd.array(np.where(bare, 0, cores["cores_in_shell"]), dtype="Int64"),
             "shell_visible_diameter_nm": of_shell(_equivalent_diameter_nm(area_px, pixel_size_nm)),
-            "shell_touches_edge": flag_of_shell(_border_labels(shell_image)),
+            "shell_touches_edge": flag_of_shell(labels_on_frame(shell_image)),
             "shell_touches_other": flag_of_shell(_adjacent_labels(shell_image)),
         }
     )

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from tem_pipeline.annotation.datasets import AnnotatedImage
+from tem_pipeline.micrographs.frame import labels_on_frame
 from tem_pipeline.segmentation.inference import predict_classes
 from tem_pipeline.segmentation.instances import label_instances
 from tem_pipeline.segmentation.models import ModelCard, SegmentationModel
@@ -128,8 +129,7 @@ def mean_diameter_error(
     truth, found = label_instances(truth_core, minimum_area_px), label_instances(found_core, minimum_area_px)
     pairs = match_instances(truth, found)
     for column, labels in enumerate((truth, found)):
-        frame = np.concatenate((labels[0], labels[-1], labels[:, 0], labels[:, -1]))
-        pairs = pairs[~np.isin(pairs[:, column], frame)]
+        pairs = pairs[~np.isin(pairs[:, column], labels_on_frame(labels))]
     if not len(pairs):
         return float("nan")
     areas = [np.bincount(labels.ravel())[pairs[:, k]] for k, labels in enumerate((truth, found))]

@@ -6,6 +6,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.segmentation import watershed
 
+from tem_pipeline.micrographs.frame import labels_on_frame
 from tem_pipeline.segmentation import touching
 from tem_pipeline.segmentation.instances import label_instances
 from tem_pipeline.segmentation.touching import split_touching
@@ -36,8 +37,7 @@ def simulated_clusters(seed: int, diameter_px: float, relative_sd: float, neck: 
 
 
 def whole(labels: np.ndarray) -> np.ndarray:
-    frame = np.concatenate((labels[0], labels[-1], labels[:, 0], labels[:, -1]))
-    return np.setdiff1d(labels, np.append(frame, 0))
+    return np.setdiff1d(labels, np.append(labels_on_frame(labels), 0))
 
 
 def f1(truth: np.ndarray, found: np.ndarray) -> tuple[int, int]:
