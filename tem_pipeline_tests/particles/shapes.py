@@ -1,10 +1,17 @@
-"""Digitised shapes of known size: a pixel belongs to a shape when its centre does."""
+"""Label images to measure: digitised shapes of known size, and particles of every form.
+
+A pixel belongs to a shape if its centre does.
+"""
 
 import numpy as np
+import pandas as pd
+from scipy import ndimage
 
-# Centres relative to a pixel's centre. On and beside the lattice's points of symmetry, (0, 0) and (½, ½), a
-# disc's rim meets many pixel centres at once (a 5 px disc may cover 16 pixels: 9.7 % short in diameter,
-# however measured); such discs have ceilings of their own.
+from tem_pipeline.particles.measurement import measure_particles
+
+# Centres relative to a pixel's centre. At and near the lattice's points of symmetry, (0, 0) and (½, ½), a
+# disc's rim passes many pixel centres at once. A 5 px disc may then cover only 16 pixels, so that any
+# measurement of its diameter is 9.7 % short. Such discs have limits of their own.
 OFFSETS = [
     (0.1, 0.4),
     (0.25, 0.25),
@@ -90,3 +97,19 @@ def particle_sheet(size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     # A core's own shell is in front of its neighbours'; bare cores are in front of all.
     shells = np.where(cores > 0, np.where(cores % 5 == 1, 0, cores), shells)
     return cores, shells
+
+
+def blobs(
+    seed: int, shape: tuple[int, int] = (150, 130), sigma: float = 2.5, level: float = 0.6
+) -> np.ndarray:
+    """Particles of every form, with holes, at the frame, down to single pixels."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), sigma)
+    labels, _ = ndimage.label(noise > level * noise.std())
+    return labels
+
+
+def one(labels: np.ndarray, **options) -> pd.Series:
+    """Measure a label image of one particle; give its row."""
+    table = measure_particles(labels, **options)
+    assert len(table) == 1
+    return table.iloc[0]
