@@ -119,8 +119,8 @@ def ellipse_perimeter(major: float, minor: float) -> float:
 
 
 CEILINGS = {5: (0.043, 0.055), 8: (0.033, 0.045), 12: (0.018, 0.020), 20: (0.008, 0.018), 40: (0.008, 0.018)}
-# Largest error of a single particle, by shape. A rectangle's side along the rows may be off by half a pixel as
-# a whole; a disc's rim never is.
+# Largest error of a single particle, by shape. A rectangle's side along the rows may be off by half a pixel
+# as a whole; a disc's rim never is.
 WORST_DIAMETER = {
     "disc": {5: 0.043, 8: 0.033, 12: 0.018, 20: 0.008, 40: 0.008},
     "ellipse": {5: 0.1, 8: 0.045, 12: 0.025, 20: 0.011, 40: 0.005},
