@@ -15,7 +15,7 @@ def test_images_in_flight_overlap_in_time():
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 3])
-def test_no_more_images_are_begun_than_may_be_in_flight(in_flight):
+def test_no_more_work_is_started_than_may_be_in_flight(in_flight):
     begun = []
     for number, (given, result) in enumerate(in_order(begun.append, range(9), in_flight)):
         assert (given, result) == (number, None)
@@ -24,14 +24,14 @@ def test_no_more_images_are_begun_than_may_be_in_flight(in_flight):
     assert sorted(begun) == list(range(9))
 
 
-def test_one_image_at_a_time_is_given_before_the_next_one_is_read():
+def test_one_at_a_time_gives_a_result_before_reading_the_next_image():
     read, given = [], []
     for number, _ in in_order(str, (read.append(each) or each for each in range(5)), 1):
         given.append(number)
         assert read == given
 
 
-def test_results_come_before_the_failure_of_a_later_image_and_nothing_is_begun_after_it():
+def test_earlier_results_come_before_a_failure_and_no_work_starts_after_it():
     begun, given, ended = [], [], threading.Event()
 
     def work(number: int) -> None:
@@ -45,7 +45,7 @@ def test_results_come_before_the_failure_of_a_later_image_and_nothing_is_begun_a
     assert max(begun) <= 3
 
 
-def test_whoever_stops_early_waits_for_what_is_begun_only():
+def test_stopping_early_waits_only_for_work_that_has_started():
     begun, done = [], []
 
     def work(number: int) -> None:
@@ -67,5 +67,5 @@ def test_large_images_are_taken_one_at_a_time(sides_px, images):
     assert most_in_flight(pd.DataFrame({"height_px": sides_px, "width_px": sides_px})) == images
 
 
-def test_a_session_without_images_has_an_answer_too():
+def test_no_images_give_no_results():
     assert list(in_order(str, [], most_in_flight(pd.DataFrame({"height_px": [], "width_px": []})))) == []

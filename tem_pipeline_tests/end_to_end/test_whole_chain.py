@@ -107,7 +107,7 @@ def test_on_true_masks_a_session_gives_back_its_particles(tmp_path: Path):
         pytest.param(range(len(CONDITIONS)), id="all", marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
     ],
 )
-def test_on_masks_of_the_pretrained_model_a_session_gives_back_its_particles(
+def test_a_session_gives_back_its_particles_with_the_pretrained_model(
     numbers: range, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv("TEM_PRETRAINED_MODEL")

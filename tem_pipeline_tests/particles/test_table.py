@@ -50,7 +50,7 @@ def measured(folder: Path, manifest: pd.DataFrame, table: pd.DataFrame) -> pd.Da
     return found.set_index("file")
 
 
-def test_the_first_images_scale_is_not_applied_to_the_whole_session(tmp_path: Path):
+def test_every_image_is_measured_with_its_own_pixel_size(tmp_path: Path):
     manifest = session(tmp_path, {"a": 0.1, "b": 0.4, "c": None})
     found = measured(tmp_path, manifest, masks(tmp_path, manifest))
     assert found.equivalent_diameter_nm["a.tif"] == pytest.approx(2.0, rel=0.02)
@@ -62,7 +62,7 @@ def test_the_first_images_scale_is_not_applied_to_the_whole_session(tmp_path: Pa
     assert found.calibration.tolist() == ["metadata", "metadata", "missing"]
 
 
-def test_a_pixel_size_that_is_not_known_is_never_one(tmp_path: Path):
+def test_without_a_pixel_size_no_column_in_nm_has_a_value(tmp_path: Path):
     manifest = session(tmp_path, {"a": None})
     found = measured(tmp_path, manifest, masks(tmp_path, manifest))
     in_nm = [column for column in found if str(column).endswith(("_nm", "_nm2"))]
@@ -88,7 +88,9 @@ def test_masks_without_shells_or_of_an_earlier_version_are_measured(tmp_path: Pa
     assert np.isnan(found.shell_thickness_px) == ("shells_file" in without)
 
 
-def test_two_images_in_flight_are_measured_as_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_two_images_at_a_time_are_measured_like_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     manifest = session(tmp_path, dict.fromkeys("abcde", 0.1))
     table = masks(tmp_path, manifest)
     together = measured(tmp_path, manifest, table)
@@ -106,7 +108,7 @@ def test_an_image_that_cannot_be_measured_ends_the_measuring(tmp_path: Path):
         measured(tmp_path, manifest, table)
 
 
-def test_what_all_particles_of_an_image_share_is_kept_once(tmp_path: Path):
+def test_texts_that_all_particles_of_an_image_share_are_categories(tmp_path: Path):
     manifest = session(tmp_path, {"a": 0.1, "b": None})
     found = measure_session(manifest, tmp_path / "raw", masks(tmp_path, manifest), tmp_path / "masks")
     shared = [field.name for field in PROVENANCE_FIELDS if field.type == "string"]

@@ -1,6 +1,6 @@
-import json
+"""Segmenting a micrograph: scales and mirrorings, classes, particles."""
+
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from tem_pipeline.errors import UserError
-from tem_pipeline.micrographs.intensity import standardise
 from tem_pipeline.segmentation.inference import (
     input_scale,
     predict_averaged_strips,
@@ -18,72 +16,12 @@ from tem_pipeline.segmentation.inference import (
     segment_micrograph,
     size_scale,
 )
-from tem_pipeline.segmentation.models import (
-    CARD_FILE,
-    ModelCard,
-    SegmentationModel,
-    load_model,
-    read_card,
-    write_card,
-)
-from tem_pipeline.segmentation.tiling import TILE_OVERLAP_PX, TILE_PX, _tile_starts, predict_strips
-from tem_pipeline.settings import Settings
-from tem_pipeline.simulation.micrographs import simulate_micrograph
-
-CARD = ModelCard(
-    name="tem_segmentation",
-    version="7",
-    loss="dice",
-    network="ds_unet",
-    base_width=16,
-    classes=("background", "core"),
-    weights="abc",
-    training_images=("aa",),
-)
-
-
-def threshold(tile: np.ndarray) -> np.ndarray:
-    """A network whose answer for a pixel depends on that pixel alone: any seam would be the tiling's."""
-    core = 1 / (1 + np.exp(-4 * (-tile - 1)))
-    return np.stack([1 - core, core], axis=-1).astype(np.float32)
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    height=st.integers(1, 300),
-    width=st.integers(1, 300),
-    tile_px=st.sampled_from([64, 128]),
-    overlap_px=st.sampled_from([0, 16, 32]),
-    seed=st.integers(0, 9),
-)
-def test_tiles_blend_to_what_the_whole_image_gives_at_any_size(height, width, tile_px, overlap_px, seed):
-    image = np.random.default_rng(seed).normal(size=(height, width)).astype(np.float32)
-    strips = list(predict_strips(threshold, image, tile_px, overlap_px))
-    assert [top for top, _ in strips] == np.cumsum([0, *(len(rows) for _, rows in strips[:-1])]).tolist()
-    whole = np.concatenate([rows for _, rows in strips])
-    assert whole.shape == (height, width, 2)
-    assert np.allclose(whole, threshold(image), atol=1e-5)
-
-
-def test_the_network_is_given_sides_that_are_multiples_of_16_and_no_larger_than_a_tile():
-    seen = []
-
-    def spy(tile: np.ndarray) -> np.ndarray:
-        seen.append(tile.shape)
-        return threshold(tile)
-
-    list(predict_strips(spy, np.zeros((333, 1000), np.float32), 256, 64))
-    assert all(side % 16 == 0 and side <= 256 for shape in seen for side in shape)
-
-
-def test_strips_keep_memory_bounded_by_a_row_of_tiles():
-    tallest = max(
-        len(rows) for _, rows in predict_strips(threshold, np.zeros((2000, 64), np.float32), 128, 32)
-    )
-    assert tallest <= 128
+from tem_pipeline.segmentation.models import SegmentationModel
+from tem_pipeline_tests.segmentation.networks import CARD, threshold
 
 
 def discs(dark: bool) -> np.ndarray:
+    """Draw a noisy image of two discs, 24 px across."""
     image = np.full((200, 300), 120.0)
     y, x = np.mgrid[:200, :300]
     for centre in ((50, 60), (140, 200)):
@@ -93,7 +31,7 @@ def discs(dark: bool) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("mode", "dark"), [("bright_field", True), ("haadf", False)])
-def test_dark_cores_and_bright_cores_are_found_alike_and_the_mode_is_found_out(mode: str, dark: bool):
+def test_dark_and_bright_cores_are_found_and_the_mode_is_detected(mode: str, dark: bool):
     found = segment_micrograph(discs(dark), SegmentationModel(CARD, threshold), "auto")
     assert found.mode == mode
     assert found.labels.max() == 2
@@ -115,14 +53,14 @@ def test_a_model_with_shells_gives_labels_of_whole_particles():
     image = np.zeros((64, 64))
     image[20:44, 20:44] = -40
     image[26:38, 26:38] = -100
-    card = ModelCard(**{**CARD.__dict__, "classes": ("background", "shell", "core")})
+    card = replace(CARD, classes=("background", "shell", "core"))
     found = segment_micrograph(image, SegmentationModel(card, nested), "bright_field")
     assert found.shell_labels is not None
     assert (found.labels > 0).sum() == 12 * 12
     assert (found.shell_labels > 0).sum() == 24 * 24
 
 
-def test_touching_cores_and_shells_are_cut_apart_and_the_cores_flagged():
+def test_touching_cores_and_shells_are_cut_apart_and_cores_are_flagged():
     def nested(tile: np.ndarray) -> np.ndarray:
         core, shell = tile < -3, tile < -1
         return np.stack([~shell, shell & ~core, core], axis=-1).astype(np.float32)
@@ -143,11 +81,11 @@ def test_touching_cores_and_shells_are_cut_apart_and_the_cores_flagged():
     assert found.shell_labels.max() == 2
 
 
-# --- other sizes and mirrorings -----------------------------------------------------------------------------
+# Scales and mirrorings
 
 
 def leaning(tile: np.ndarray) -> np.ndarray:
-    """A network that draws everything down and to the right, and is surer the further right."""
+    """A network that shifts everything down and to the right, with a probability that grows to the right."""
     moved = np.roll(tile, (2, 3), axis=(0, 1)) + np.linspace(-0.5, 0.5, tile.shape[1], dtype=np.float32)
     return threshold(moved)
 
@@ -192,7 +130,7 @@ def test_averaged_probabilities_are_as_large_as_the_image_and_sum_to_one(height,
 
 
 @pytest.mark.parametrize("scales", [(0.5,), (0.37,), (1.9,), (1.0, 0.5)])
-def test_what_is_found_at_another_size_lies_where_it_is_and_is_as_large(scales):
+def test_a_particle_keeps_its_place_and_size_at_other_scales(scales):
     def halfway(tile: np.ndarray) -> np.ndarray:
         return threshold(tile - (tile.min() + tile.max()) / 2 - 1)
 
@@ -204,7 +142,7 @@ def test_what_is_found_at_another_size_lies_where_it_is_and_is_as_large(scales):
     assert (class_map > 0).sum() == pytest.approx(np.pi * 40**2, rel=0.04)
 
 
-def test_at_its_own_size_an_image_is_passed_on_strip_by_strip():
+def test_at_scale_1_strips_are_passed_on_as_they_come():
     tiles = []
 
     def spy(tile: np.ndarray) -> np.ndarray:
@@ -217,7 +155,7 @@ def test_at_its_own_size_an_image_is_passed_on_strip_by_strip():
     assert len(tiles) == 1
 
 
-def test_an_image_is_brought_to_the_pixel_size_of_the_training_images_only_where_it_is_far_from_it():
+def test_an_image_is_resampled_only_if_its_pixel_size_is_unfamiliar():
     card = replace(CARD, pixel_size_nm=(0.1, 0.2))
     assert [input_scale(card, size, 10**6) for size in (0.081, 0.1, 0.15, 0.2, 0.249)] == [1.0] * 5
     assert input_scale(card, 0.05, 10**6) == pytest.approx(0.5)
@@ -228,7 +166,7 @@ def test_an_image_is_brought_to_the_pixel_size_of_the_training_images_only_where
     assert input_scale(card, None, 10**6) == input_scale(CARD, 0.05, 10**6) == 1
 
 
-def test_a_model_sees_a_finer_image_as_large_as_its_training_images_and_labels_stay_as_large_as_the_image():
+def test_a_finer_image_is_shrunk_for_the_model_and_labels_are_not():
     shapes = []
 
     def spy(tile: np.ndarray) -> np.ndarray:
@@ -237,13 +175,13 @@ def test_a_model_sees_a_finer_image_as_large_as_its_training_images_and_labels_s
 
     model = SegmentationModel(replace(CARD, pixel_size_nm=(0.1, 0.1)), spy)
     found = segment_micrograph(discs(dark=True), model, pixel_size_nm=0.04)
-    assert shapes == [(80, 128)]  # 200 × 300 at 0.4, filled up to multiples of 16
+    assert shapes == [(80, 128)]  # 200 × 300 px at the scale 0.4, padded to multiples of 16
     assert found.labels.shape == found.core_probability.shape == (200, 300)
     assert found.labels.max() == 2
 
 
-def test_the_smallest_diameter_in_nm_holds_where_it_is_the_larger_and_the_image_is_calibrated():
-    model = SegmentationModel(CARD, threshold)  # the discs are 24 px across
+def test_the_larger_limit_holds_of_the_smallest_diameters_in_px_and_nm():
+    model = SegmentationModel(CARD, threshold)
 
     def number(**options: Any) -> int:
         return int(segment_micrograph(discs(dark=True), model, **options).labels.max())
@@ -255,18 +193,16 @@ def test_the_smallest_diameter_in_nm_holds_where_it_is_the_larger_and_the_image_
 
 
 @pytest.mark.parametrize(
-    ("diameters_px", "shown"),
+    ("diameters_px", "predicted"),
     [
-        ((20, 30), [(208, 304)]),  # the discs are 24 px across
+        ((20, 30), [(208, 304)]),
         ((30, 90), [(208, 304), (400, 608)]),
         ((5, 12), [(208, 304), (112, 160)]),
-        ((100, 200), [(208, 304), (400, 608)]),  # one step, however far off
+        ((100, 200), [(208, 304), (400, 608)]),  # at most one step
         (None, [(208, 304)]),
     ],
 )
-def test_an_image_of_particles_of_a_size_that_a_model_is_bad_at_is_shown_to_it_again_at_another(
-    diameters_px, shown
-):
+def test_an_image_is_predicted_again_if_particle_sizes_are_unfamiliar(diameters_px, predicted):
     shapes = []
 
     def spy(tile: np.ndarray) -> np.ndarray:
@@ -275,12 +211,12 @@ def test_an_image_of_particles_of_a_size_that_a_model_is_bad_at_is_shown_to_it_a
 
     model = SegmentationModel(replace(CARD, diameters_px=diameters_px), spy)
     found = segment_micrograph(discs(dark=True), model, tile_px=1024)
-    assert shapes == shown
+    assert shapes == predicted
     assert found.labels.shape == (200, 300)
     assert found.labels.max() == 2
 
 
-def test_the_size_of_particles_is_that_which_the_network_saw():
+def test_particle_sizes_are_those_that_the_network_saw():
     card = replace(CARD, pixel_size_nm=(0.1, 0.1), diameters_px=(30, 90))
     mask = np.zeros((400, 400), bool)
     mask[100:130, 100:130] = True  # 34 px across in the image
@@ -288,42 +224,11 @@ def test_the_size_of_particles_is_that_which_the_network_saw():
     assert size_scale(card, mask, 2) == 1
     assert size_scale(card, mask, 3) == 0.5
     assert size_scale(replace(card, diameters_px=(300, 900)), mask, 2) == 2
-    assert size_scale(replace(card, diameters_px=(300, 900)), mask, 2.5) == 1  # 5 times is too much
+    # Enlarged 5 times it would be too large.
+    assert size_scale(replace(card, diameters_px=(300, 900)), mask, 2.5) == 1
 
 
-@settings(deadline=None, max_examples=60)
-@given(
-    length=st.integers(1, 5000),
-    tile_px=st.sampled_from([64, 128, 512]),
-    overlap_px=st.sampled_from([0, 16, 32]),
-)
-def test_tiles_cover_an_image_with_the_overlap_and_hardly_more(length, tile_px, overlap_px):
-    starts, side = _tile_starts(length, tile_px, overlap_px)
-    padded = -(-length // 16) * 16
-    assert side % 16 == 0
-    assert side <= tile_px
-    assert (starts[0], starts[-1] + side) == (0, padded)
-    assert all(step <= side - overlap_px for step in np.diff(starts))
-    assert len(starts) * side < padded + (len(starts) - 1) * overlap_px + 16 * len(starts)
-
-
-def test_a_micrograph_in_tiles_has_the_classes_of_one_in_a_single_tile(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("TEM_PRETRAINED_MODEL")
-    model = load_model(Path(Settings().pretrained_model), threads=1, precision="f32")
-    drawn = simulate_micrograph(np.random.default_rng(0), shape=(1024, 1024))
-    image = standardise(drawn.image, drawn.mode)
-    tiled, _ = predict_classes(model, image, scales=(1,))
-    whole, _ = predict_classes(model, image, scales=(1,), tile_px=1024)
-    assert len(np.unique(whole)) == 3
-    assert 0 < np.mean(tiled != whole) < 0.001
-
-
-def test_unset_the_settings_ask_for_the_tiles_that_segmenting_takes_by_itself():
-    asked = {name: Settings.model_fields[name].default for name in ("tile_px", "tile_overlap_px")}
-    assert asked == {"tile_px": TILE_PX, "tile_overlap_px": TILE_OVERLAP_PX}
-
-
-def test_an_image_is_not_shown_again_where_nothing_is_found_or_where_it_would_grow_too_large():
+def test_an_image_is_not_predicted_again_if_empty_or_too_large():
     card = replace(CARD, diameters_px=(30, 90))
     mask = np.zeros((64, 64), bool)
     assert size_scale(card, mask) == 1
@@ -333,7 +238,7 @@ def test_an_image_is_not_shown_again_where_nothing_is_found_or_where_it_would_gr
     assert size_scale(replace(card, diameters_px=(3000, 4000)), large) == 1
 
 
-def test_a_threshold_on_the_card_decides_what_is_core_and_the_rest_goes_to_the_other_classes():
+def test_the_cards_threshold_separates_core_from_the_other_classes():
     def three(tile: np.ndarray) -> np.ndarray:
         core = 1 / (1 + np.exp(tile))
         return np.stack([0.3 * (1 - core), 0.7 * (1 - core), core], axis=-1).astype(np.float32)
@@ -347,13 +252,13 @@ def test_a_threshold_on_the_card_decides_what_is_core_and_the_rest_goes_to_the_o
     assert probability[class_map == 1].max() <= 204
 
 
-def test_under_a_low_threshold_a_region_is_core_only_if_it_is_so_on_the_whole():
+def test_with_a_low_threshold_a_regions_mean_probability_decides():
     core = np.zeros((48, 64), np.float32)
-    core[5:15, 5:15] = 0.42  # the rim of a sure core
+    core[5:15, 5:15] = 0.42  # the rim of a core with a high probability
     core[7:13, 7:13] = 0.95
-    core[5:15, 30:40] = 0.47  # nowhere sure, within a shell
-    core[25:30, 5:10] = 0.47  # nor this, on the background
-    core[25:31, 30:36] = 0.53  # hardly surer, but on the whole more probably core than not
+    core[5:15, 30:40] = 0.47  # below one half, within a shell
+    core[25:30, 5:10] = 0.47  # below one half, on the background
+    core[25:31, 30:36] = 0.53  # just above one half
     shell = np.zeros_like(core)
     shell[3:20, 3:50] = 1
 
@@ -368,62 +273,3 @@ def test_under_a_low_threshold_a_region_is_core_only_if_it_is_so_on_the_whole():
     expected[25:31, 30:36] = 2
     assert np.array_equal(class_map, expected)
     assert probability[25:30, 5:10].min() == 120
-
-
-def test_a_card_from_before_diameter_errors_can_be_read(tmp_path: Path):
-    write_card(tmp_path, replace(CARD, diameter_error=0.01))
-    assert read_card(tmp_path).diameter_error == 0.01
-    content = json.loads((tmp_path / CARD_FILE).read_text())
-    del content["diameter_error"]
-    (tmp_path / CARD_FILE).write_text(json.dumps(content))
-    assert read_card(tmp_path).diameter_error is None
-
-
-def test_a_card_comes_back_as_it_was_written(tmp_path: Path):
-    for card in (
-        CARD,
-        replace(CARD, pixel_size_nm=(0.1, 0.2), scales=(1.0, 0.5), core_threshold=0.4, diameters_px=(20, 90)),
-    ):
-        write_card(tmp_path, card)
-        assert read_card(tmp_path) == card
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"scales": ()},
-        {"scales": (0.0,)},
-        {"core_threshold": 1.5},
-        {"pixel_size_nm": (0.2, 0.1)},
-        {"diameters_px": (0, 9)},
-    ],
-)
-def test_a_card_with_impossible_values_is_one_clear_line(tmp_path: Path, wrong: dict):
-    write_card(tmp_path, replace(CARD, **wrong))
-    with pytest.raises(UserError, match="not a model card"):
-        read_card(tmp_path)
-
-
-def test_a_card_of_a_later_version_with_more_fields_can_be_read(tmp_path: Path):
-    write_card(tmp_path, CARD)
-    content = json.loads((tmp_path / CARD_FILE).read_text())
-    (tmp_path / CARD_FILE).write_text(json.dumps({**content, "later": 1}))
-    assert read_card(tmp_path) == CARD
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"classes": 3}', '{"name": "x"}', "\x00"])
-def test_what_is_no_card_is_one_clear_line(tmp_path: Path, text: str):
-    (tmp_path / CARD_FILE).write_text(text)
-    with pytest.raises(UserError, match="not a model card"):
-        read_card(tmp_path)
-
-
-def test_a_card_cannot_name_weights_outside_its_folder(tmp_path: Path):
-    write_card(tmp_path, ModelCard(**{**CARD.__dict__, "weights": "../../elsewhere"}))
-    with pytest.raises(UserError, match="not a model card"):
-        read_card(tmp_path)
-
-
-def test_a_folder_without_a_model_says_so(tmp_path: Path):
-    with pytest.raises(UserError, match="holds no model"):
-        read_card(tmp_path)

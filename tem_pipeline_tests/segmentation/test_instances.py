@@ -26,7 +26,7 @@ def test_labels_are_the_large_enough_components_in_raster_order(mask, minimum):
         assert len(np.unique(labels[expected == k])) == 1
 
 
-def test_particles_that_meet_at_a_corner_only_are_two():
+def test_particles_that_meet_only_at_a_corner_are_two():
     mask = np.zeros((8, 8), bool)
     mask[1:4, 1:4] = mask[4:7, 4:7] = True
     assert label_instances(mask, 1).max() == 2
@@ -49,7 +49,7 @@ def test_label_images_are_16_bit_until_65535_particles(side, expected):
     assert labels[mask].min() == 1
 
 
-def test_strips_make_no_difference(monkeypatch):
+def test_reading_in_strips_makes_no_difference(monkeypatch):
     mask = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(120, 90)), 2) > 0.1
     whole = label_instances(mask, 5)
     monkeypatch.setattr(instances, "_STRIP_PX", 200)
@@ -62,7 +62,7 @@ def test_anything_but_a_2d_bool_mask_is_refused(mask):
         label_instances(mask, 1)
 
 
-def test_the_typical_diameter_is_the_one_that_half_of_the_area_lies_below():
+def test_half_of_the_area_belongs_to_particles_up_to_the_typical_diameter():
     y, x = np.mgrid[:200, :300]
     mask = np.hypot(y - 100, x - 80) < 30
     mask |= np.hypot(y - 100, x - 200) < 40

@@ -22,7 +22,7 @@ CARD = ModelCard(
 )
 
 
-def test_the_table_holds_split_cores_and_the_models_error(tmp_path: Path):
+def test_the_table_has_split_cores_and_the_models_diameter_error(tmp_path: Path):
     y, x = np.indices((96, 128))
     image = np.full((96, 128), 100.0, np.float32)
     for row, column in ((30, 30), (30, 50), (70, 90)):
@@ -106,7 +106,7 @@ def test_images_come_in_order_however_many_are_in_work(tmp_path: Path, monkeypat
     pd.testing.assert_frame_equal(run(), masks)
 
 
-def test_what_threads_import_is_imported_before_they_start():
+def test_modules_that_threads_need_are_imported_before_they_start():
     program = (
         "import sys, pandas as pd; from pathlib import Path;"
         "from tem_pipeline.segmentation import masks; from tem_pipeline.settings import Settings;"

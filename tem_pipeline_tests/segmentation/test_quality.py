@@ -65,7 +65,7 @@ def test_an_image_without_cores_is_good():
         ((field(24)[0], np.ones(SHAPE, np.uint16)), 0.95, "cores cover 100% of the image"),
     ],
 )
-def test_an_unreliable_image_is_for_review_with_a_reason(image_and_labels, probability, reason):
+def test_an_unreliable_image_is_marked_for_review_with_a_reason(image_and_labels, probability, reason):
     image, labels = image_and_labels
     quality = judge_image(found(labels, probability), image)
     assert quality.image_quality == "review"
@@ -75,7 +75,7 @@ def test_an_unreliable_image_is_for_review_with_a_reason(image_and_labels, proba
 
 
 @pytest.mark.parametrize("blur", [1.0, 2.0, 3.0])
-def test_the_rim_is_as_wide_as_a_blurred_edge(blur):
+def test_the_rim_width_is_that_of_a_blurred_edge(blur):
     image, labels = field(30, blur)
     # The steepest slope of an edge blurred by σ is its height over √(2π) σ; three pixels blur it further.
     expected = np.sqrt(2 * np.pi * (blur**2 + 9 / 12))

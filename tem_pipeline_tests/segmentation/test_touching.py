@@ -99,7 +99,7 @@ def pieces(mask: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize("shape", [an_ellipse, a_facetted_particle])
-def test_convex_particles_stay_whole_however_they_lie(shape):
+def test_convex_particles_stay_whole_in_any_orientation(shape):
     rng = np.random.default_rng(200)
     assert np.mean([pieces(shape(rng)) == 1 for _ in range(400)]) >= 0.99
 
@@ -109,7 +109,7 @@ def test_concave_particles_with_a_wide_neck_stay_whole():
     assert np.mean([pieces(a_dumbbell(rng, rng.uniform(0.75, 0.95))) == 1 for _ in range(250)]) >= 0.99
 
 
-def test_the_neck_decides():
+def test_the_width_of_the_neck_decides():
     rng = np.random.default_rng(202)
     split = [np.mean([pieces(a_dumbbell(rng, neck)) == 2 for _ in range(60)]) for neck in (0.3, 0.65, 0.75)]
     assert split[0] == 1
@@ -164,7 +164,7 @@ def test_a_closed_loop_of_particles_comes_apart_and_its_gap_stays_empty():
     assert np.array_equal(found > 0, mask)
 
 
-def test_a_spur_is_no_particle():
+def test_a_spur_is_not_a_particle():
     y, x = np.mgrid[:60, :60]
     mask = np.hypot(y - 30, x - 25) < 14
     mask[28:32, 38:46] = True
@@ -172,7 +172,7 @@ def test_a_spur_is_no_particle():
     assert pieces(mask) == 1
 
 
-def test_particles_are_numbered_through_and_only_those_of_clusters_are_flagged():
+def test_numbers_have_no_gaps_and_only_particles_of_clusters_are_flagged():
     mask = np.zeros((80, 150), bool)
     y, x = np.indices(mask.shape)
     for row, column, diameter in [(20, 20, 20), (20, 37, 20), (20, 80, 24), (60, 100, 20), (60, 117, 20)]:
@@ -188,7 +188,7 @@ def test_particles_are_numbered_through_and_only_those_of_clusters_are_flagged()
     assert np.array_equal(flagged, mask & ~(labels == labels[20, 80]))
 
 
-def test_a_particle_that_the_frame_cuts_does_not_keep_its_neighbour():
+def test_a_particle_cut_by_the_frame_is_separated_from_its_neighbour():
     mask = np.zeros((60, 60), bool)
     y, x = np.indices(mask.shape)
     mask |= np.hypot(y - 2, x - 30) < 12
@@ -206,7 +206,7 @@ def test_an_image_without_particles_stays_empty(shape):
     assert len(split) == 0
 
 
-def test_every_piece_lies_within_one_particle_and_nothing_is_lost():
+def test_every_piece_belongs_to_one_particle_and_no_pixel_is_lost():
     noise = ndimage.gaussian_filter(np.random.default_rng(3).normal(size=(200, 180)), 4)
     labels = label_instances(noise > 0, 20)
     found, split = split_touching(labels)
@@ -218,7 +218,7 @@ def test_every_piece_lies_within_one_particle_and_nothing_is_lost():
     assert split.tolist() == [k for k, owner in enumerate(owners, start=1) if shared[owner[0]] > 1]
 
 
-def test_of_real_hand_drawn_masks_only_the_two_particles_that_touch_are_cut_apart(reference_data: Path):
+def test_in_real_hand_drawn_masks_only_touching_particles_are_cut_apart(reference_data: Path):
     cut = {}
     for file in sorted((reference_data / "bright_field_particles" / "masks").glob("*.png")):
         mask = np.asarray(Image.open(file)) > 127
@@ -228,7 +228,7 @@ def test_of_real_hand_drawn_masks_only_the_two_particles_that_touch_are_cut_apar
 
 
 @pytest.mark.parametrize("lie", ["transposed", "every other column", "read-only"])
-def test_labels_may_lie_in_memory_as_they_like(lie: str):
+def test_labels_may_have_any_memory_layout(lie: str):
     labels = label_instances(simulated_clusters(3, 20, 0.2, (0.3, 0.9)) > 0, 1)
     expected, expected_split = split_touching(labels)
     given = {
@@ -272,7 +272,7 @@ def cut_alone(mask: np.ndarray, framed: list[tuple[bool, bool]]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("sheet_px", [2**17, 3000])
-def test_all_regions_at_once_are_cut_as_each_of_them_alone(monkeypatch, sheet_px):
+def test_regions_on_a_sheet_are_cut_as_each_of_them_alone(monkeypatch, sheet_px):
     monkeypatch.setattr(touching, "_SHEET_PX", sheet_px)
     cut = 0
     for seed in range(12):
@@ -294,7 +294,7 @@ def test_all_regions_at_once_are_cut_as_each_of_them_alone(monkeypatch, sheet_px
     assert cut > 100
 
 
-def test_a_sheet_is_no_larger_for_long_regions_that_lie_across_each_other(monkeypatch):
+def test_long_regions_across_each_other_make_no_larger_sheet(monkeypatch):
     sizes = []
     lay_out = touching._laid_out
 
@@ -316,7 +316,7 @@ def test_a_sheet_is_no_larger_for_long_regions_that_lie_across_each_other(monkey
 
 
 @pytest.mark.parametrize("strip_px", [2**20, 500])
-def test_all_particles_at_once_are_found_convex_as_lines_through_each_of_them_say(monkeypatch, strip_px):
+def test_a_particle_is_convex_if_every_line_enters_it_at_most_once(monkeypatch, strip_px):
     monkeypatch.setattr(touching, "_STRIP_PX", strip_px)
     for seed, sigma in enumerate((0.7, 1.5, 4)):
         noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(120, 150)), sigma)
