@@ -104,7 +104,11 @@ def _expand(inputs: Sequence[Path], failures: list[str]) -> list[Path]:
     files: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            found = session_files(path)
+            try:
+                found = session_files(path)
+            except UserError as error:
+                failures.append(str(error))
+                continue
             if not found:
                 failures.append(f"{path}: holds no image")
             files += found

@@ -136,6 +136,17 @@ def test_segmenting_without_a_model_says_to_train_one(run, tmp_path: Path):
     assert "train" in done.stderr
 
 
+def test_absurd_values_are_one_line_and_exit_status_1(run, tmp_path: Path):
+    lay_model(tmp_path / "model", "threshold")
+    image = np.random.default_rng(0).normal(1, 0.03, (64, 64))
+    tifffile.imwrite(tmp_path / "absurd.tif", image * 1e42)
+    tifffile.imwrite(tmp_path / "plain.tif", image.astype(np.float32))
+    done = run("segment", "absurd.tif", "plain.tif", "--model", tmp_path / "model", "--out", "out")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "tem-pipeline: absurd.tif: its values are too large: export it again\n"
+    assert (tmp_path / "out/plain_labels.tif").exists()
+
+
 def test_segmenting_a_file_loads_nothing_that_it_does_without(tmp_path: Path):
     lay_model(tmp_path / "model", "threshold")
     image = np.random.default_rng(0).normal(1000, 30, (128, 128)).astype(np.uint16)

@@ -11,6 +11,8 @@ import tifffile
 
 from tem_pipeline import single_images
 from tem_pipeline.errors import UserError
+from tem_pipeline.micrographs import preparation
+from tem_pipeline.micrographs.session_images import ingest_session
 from tem_pipeline.particles import table
 from tem_pipeline.segmentation import masks
 from tem_pipeline.segmentation.models import load_model
@@ -97,4 +99,46 @@ def test_an_image_that_cannot_be_prepared_is_listed_and_the_rest_is_done(tmp_pat
     model = load_model(tmp_path / "model")
     failures = segment_files([tmp_path / "huge.tif", tmp_path / "plain.tif"], tmp_path, model, Settings())
     assert failures == ["huge.tif: its values are too large: export it again"]
+    assert (tmp_path / "plain_labels.tif").exists()
+
+
+def test_an_unexpected_error_in_one_image_does_not_end_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """`segment` and a session give the same reason for the same image, and do the rest."""
+    images = np.random.default_rng(0).integers(0, 1000, (3, 64, 64)).astype(np.uint16)
+    images[1, 0, 0] = 7777
+    (tmp_path / "session").mkdir()
+    for name, image in zip("abc", images, strict=True):
+        tifffile.imwrite(tmp_path / "session" / f"{name}.tif", image)
+
+    def fail_on_one(image: np.ndarray) -> str:
+        if image[0, 0] == 7777:
+            raise ZeroDivisionError("two\nlines")
+        return "bright_field"
+
+    monkeypatch.setattr(preparation, "detect_mode", fail_on_one)
+    lay_model(tmp_path / "model", "threshold")
+    model = load_model(tmp_path / "model")
+    failures = segment_files([tmp_path / "session"], tmp_path / "out", model, Settings())
+    assert failures == ["b.tif: ZeroDivisionError: two\N{REPLACEMENT CHARACTER}lines"]
+    assert {path.name for path in (tmp_path / "out").glob("*_labels.tif")} == {"a_labels.tif", "c_labels.tif"}
+    manifest = ingest_session(tmp_path / "session", "s", tmp_path / "raw").set_index("file")
+    assert manifest["status"].to_dict() == {"a.tif": "ok", "b.tif": "refused", "c.tif": "ok"}
+    assert failures == [f"b.tif: {manifest['reason']['b.tif']}"]
+
+
+def test_a_folder_that_cannot_be_listed_does_not_end_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(folder: Path) -> list[Path]:
+        raise UserError(f"{folder.name}: the folder cannot be listed")
+
+    monkeypatch.setattr(single_images, "session_files", refuse)
+    tifffile.imwrite(tmp_path / "plain.tif", np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+    (tmp_path / "locked").mkdir()
+    lay_model(tmp_path / "model", "threshold")
+    model = load_model(tmp_path / "model")
+    failures = segment_files([tmp_path / "locked", tmp_path / "plain.tif"], tmp_path, model, Settings())
+    assert failures == ["locked: the folder cannot be listed"]
     assert (tmp_path / "plain_labels.tif").exists()

@@ -207,10 +207,8 @@ def _prepare(member: _Member, description: SessionDescription) -> np.ndarray | N
         prepared = prepare_image(
             member.micrograph, pixel_size_nm=description.pixel_size_nm, mode=description.mode
         )
-    except Exception as error:
-        # Unexpected pixels may make an algorithm fail; the session's other files must still be read.
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        row |= {"status": "refused", "reason": printable(reason)}
+    except UserError as error:
+        row |= {"status": "refused", "reason": printable(error)}
         return None
     row["height_px"], row["width_px"] = prepared.image.shape
     row["pixel_size_y_nm"], row["pixel_size_x_nm"] = prepared.pixel_size_nm or (None, None)

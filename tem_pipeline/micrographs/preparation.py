@@ -13,6 +13,7 @@ from tem_pipeline.micrographs.calibration import Calibration, calibrate, resampl
 from tem_pipeline.micrographs.intensity import detect_mode
 from tem_pipeline.micrographs.modes import Mode
 from tem_pipeline.micrographs.reading import Micrograph
+from tem_pipeline.text import printable
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +68,21 @@ def prepare_image(
     Raises
     ------
     UserError
-        If values do not fit into float32, or pixels are too oblong to be made square.
+        If values do not fit into float32, pixels are too oblong to be made square, or an algorithm fails on
+        them. The message is one line, without the file's name.
     """
+    try:
+        return _prepare(micrograph, pixel_size_nm, mode)
+    except UserError:
+        raise
+    except Exception as error:
+        # Unexpected pixels may make an algorithm fail; the other files must still be done.
+        raise UserError(printable(f"{type(error).__name__}: {error}")) from error
+
+
+def _prepare(
+    micrograph: Micrograph, pixel_size_nm: float | Sequence[float] | None, mode: Mode | None
+) -> PreparedImage:
     calibration = calibrate(micrograph.pixel_size_nm, pixel_size_nm)
     image, size_nm = _in_kept_type(micrograph.image), calibration.pixel_size_nm
     if size_nm is not None:

@@ -67,10 +67,16 @@ def test_an_uncalibrated_image_has_no_scale_bar(labels):
     assert (plain == plain[0, 0]).all()
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (3000, 2), (2, 3)])
-def test_very_narrow_images_are_drawn(shape):
-    picture = overlay(np.zeros(shape, np.uint8), np.zeros(shape, np.uint16), pixel_size_nm=0.1, max_px=1000)
+def test_an_image_of_a_few_pixels_is_drawn():
+    picture = overlay(np.zeros((2, 3), np.uint8), np.zeros((2, 3), np.uint16), pixel_size_nm=0.1)
     assert picture.shape[2] == 3
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3000, 2), (97_500, 64)])
+def test_images_too_narrow_for_a_scale_bar_are_drawn_without(shape):
+    picture = overlay(np.zeros(shape, np.uint8), np.zeros(shape, np.uint16), pixel_size_nm=0.1, max_px=1000)
+    drawn = picture[: min(shape[0], 1000)]
+    assert (drawn == drawn[0, 0]).all()
 
 
 @pytest.mark.parametrize(
