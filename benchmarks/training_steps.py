@@ -16,8 +16,9 @@ from benchmarks.sizes import annotated_images
 from tem_pipeline.annotation.augmentation import augment_images, read_shards, write_shards
 from tem_pipeline.annotation.datasets import CORE_CLASSES, AnnotatedImage
 from tem_pipeline.settings import Settings
+from tem_pipeline.tables import LOSSES
 from tem_pipeline.training.fitting import PROFILES, Profile, prepare_keras, train_network
-from tem_pipeline.training.losses import LOSSES, make_loss
+from tem_pipeline.training.losses import make_loss
 from tem_pipeline.training.networks import ds_unet
 
 EPOCH_STEPS = {"quick": 20, "standard": 4, "paper": 2}

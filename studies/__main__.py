@@ -37,8 +37,8 @@ from studies.trainings import (
 from tem_pipeline.errors import UserError
 from tem_pipeline.settings import PROJECT_ROOT, load_settings
 from tem_pipeline.storage import write_bytes
+from tem_pipeline.tables import LOSSES
 from tem_pipeline.training.fitting import PROFILES, Profile
-from tem_pipeline.training.losses import LOSSES
 
 WORK = PROJECT_ROOT / ".study"
 DOCS = PROJECT_ROOT / "docs"

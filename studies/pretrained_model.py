@@ -18,10 +18,10 @@ from scipy.optimize import linear_sum_assignment
 from studies.tables import markdown_table
 from studies.trainings import Job, code_sha256, row_key
 from tem_pipeline.annotation.datasets import SHELL_CLASSES, AnnotatedImage, read_annotated_set
+from tem_pipeline.micrographs.hashes import file_digest
 from tem_pipeline.micrographs.intensity import standardise
 from tem_pipeline.micrographs.modes import MODES
 from tem_pipeline.micrographs.reading import read_micrographs
-from tem_pipeline.micrographs.sessions import file_digest
 from tem_pipeline.reports.overlays import overlay_png
 from tem_pipeline.segmentation.inference import segment_micrograph
 from tem_pipeline.segmentation.models import SegmentationModel, load_model, read_card

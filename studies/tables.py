@@ -15,7 +15,7 @@ from studies.trainings import REAL, SIMULATED
 from tem_pipeline.annotation.datasets import AnnotatedSet
 from tem_pipeline.annotation.pixels import decode_class_map
 from tem_pipeline.reports.figures import figure_png, loss_comparison_figure
-from tem_pipeline.training.losses import LOSSES
+from tem_pipeline.tables import LOSSES
 
 Rows = list[dict[str, Any]]
 

@@ -19,7 +19,7 @@ from tem_pipeline.installation import Installation, installation_of
 from tem_pipeline.micrographs.modes import Mode
 from tem_pipeline.settings import load_settings, settings_table
 from tem_pipeline.storage import AnyPath
-from tem_pipeline.training.losses import LOSSES
+from tem_pipeline.tables import LOSSES
 
 app = typer.Typer(
     name="tem-pipeline",

@@ -18,6 +18,7 @@ from tem_pipeline.installation import Installation
 from tem_pipeline.segmentation.inference import predict_classes
 from tem_pipeline.segmentation.models import ModelCard, SegmentationModel, load_model, read_card, write_card
 from tem_pipeline.storage import Layout, read_table
+from tem_pipeline.tables import LOSSES
 from tem_pipeline.tracking import champion
 from tem_pipeline.tracking.runs import TrainingRun, training_run
 from tem_pipeline.tracking.store import REGISTERED_MODEL
@@ -40,7 +41,6 @@ from tem_pipeline.training.fitting import (
     prepare_keras,
     train_network,
 )
-from tem_pipeline.training.losses import LOSSES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,7 +103,7 @@ def prepare_training(
     augmented : DataFrame
         Table of the augmented crops; its rows name the profile.
     loss : str
-        A name of `losses.LOSSES`.
+        A name of `tables.LOSSES`.
     network : str
         A name of `fitting.NETWORKS`; the network of a starting model takes precedence.
     seed : int

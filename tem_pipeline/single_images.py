@@ -13,7 +13,7 @@ from skimage.transform import resize
 from tem_pipeline import progress
 from tem_pipeline.errors import UserError
 from tem_pipeline.images_in_flight import IMAGES_IN_FLIGHT, LARGEST_IN_FLIGHT_PX
-from tem_pipeline.micrographs.ingestion import file_sha256, pixel_sha256
+from tem_pipeline.micrographs.hashes import file_sha256, pixel_sha256
 from tem_pipeline.micrographs.modes import Mode
 from tem_pipeline.micrographs.preparation import PreparedImage, prepare_image
 from tem_pipeline.micrographs.reading import Micrograph, group_acquisitions, read_micrographs

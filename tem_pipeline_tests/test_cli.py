@@ -18,7 +18,7 @@ from tem_pipeline import __version__, cli
 from tem_pipeline.settings import PROJECT_ROOT
 from tem_pipeline.simulation.imaging import Imaging
 from tem_pipeline.simulation.specimens import Population
-from tem_pipeline.training.losses import LOSSES
+from tem_pipeline.tables import LOSSES
 from tem_pipeline_tests.orchestration.conftest import lay_model
 
 

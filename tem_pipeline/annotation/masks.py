@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tem_pipeline.micrographs.ingestion import pixel_sha256
+from tem_pipeline.micrographs.hashes import pixel_sha256
 from tem_pipeline.micrographs.reading import MicrographError, read_micrographs
 from tem_pipeline.text import printable
 

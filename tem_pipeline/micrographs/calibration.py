@@ -1,6 +1,6 @@
-"""The calibration gate: which pixel size in nm a micrograph has, or that it has none, and square pixels.
+"""Decides which pixel size in nm a micrograph has, if any, and resamples oblong pixels to square ones.
 
-Reading the numbers out of files is left to `reading`, what a person wrote in session.yaml to `sessions`.
+`reading` reads pixel sizes from files, `sessions` from session.yaml.
 """
 
 import math
@@ -14,15 +14,15 @@ from tem_pipeline.errors import UserError
 
 MIN_PIXEL_SIZE_NM = 1e-3
 MAX_PIXEL_SIZE_NM = 1e6
-"""Sizes outside 1 pm … 1 mm a pixel are header rubbish, not micrographs."""
+"""Sizes outside 1 pm … 1 mm per pixel come from wrong headers, not from micrographs."""
 
 DISAGREEMENT = 0.02
-"""Relative difference between file and session.yaml above which a person should look."""
+"""Relative difference between file and session.yaml above which a note asks a person to check."""
 
 SQUARE_TOLERANCE = 1e-3
 
-# Centimetre and inch are left out on purpose: image editors write them as print resolution (72 dpi), and
-# read as a calibration they would pass the gate.
+# Centimetre and inch are left out on purpose: image editors write print resolutions (72 dpi) in them, which
+# would pass for a calibration.
 _NM_PER_UNIT = {
     "pm": 1e-3,
     "picometer": 1e-3,
@@ -51,16 +51,16 @@ _SPECTRAL = {
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is known about the size of a micrograph's pixels.
+    """The pixel size of a micrograph and its origin.
 
     Attributes
     ----------
     pixel_size_nm : (float, float) or None
         Height and width of a pixel (y, x) in nm.
     state : {"metadata", "session", "missing"}
-        Where it comes from: the file, session.yaml (or the command line), or nowhere.
+        Whether it comes from the file, from session.yaml or the command line, or is unknown.
     note : str
-        What a person should know; empty if nothing.
+        What a person should check; empty if nothing.
     """
 
     pixel_size_nm: tuple[float, float] | None
@@ -84,12 +84,12 @@ def unit_kind(unit: object) -> str:
     Parameters
     ----------
     unit : str, bytes or None
-        As a microscope file gives it: "nm", "µm", "1 / nm", "nm^-1", "eV", "pixel" …
+        As written in a microscope file: "nm", "µm", "1 / nm", "nm^-1", "eV", "pixel" …
 
     Returns
     -------
     {"length", "reciprocal", "other", "none"}
-        "other" is energy, time or angle; "none" is no unit, pixels, or one that nobody knows.
+        "other" is energy, time or angle; "none" is no unit, pixels, or an unknown unit.
     """
     text = _plain_unit(unit)
     if text in _NM_PER_UNIT:
@@ -105,15 +105,15 @@ def unit_kind(unit: object) -> str:
 
 
 def to_nm(scale: object, unit: object) -> float | None:
-    """Give the size of a pixel in nm, or None where the numbers are no calibration.
+    """Give the size of a pixel in nm, or None if the numbers are not a calibration.
 
     Parameters
     ----------
     scale : float
-        Size of a pixel along an axis. Zero, negative, NaN and infinite sizes are no calibration.
+        Size of a pixel along an axis. Zero, negative, NaN and infinite sizes are not a calibration.
     unit : str, bytes or None
-        Its unit. Without a unit of length a number is no calibration, whatever it is: "1" is what programs
-        write when they know nothing. So are inch and cm: they are print resolutions.
+        Its unit. A number without a unit of length is not a calibration: programs write "1" if they know no
+        size. Nor are inch and cm, which are print resolutions.
 
     Returns
     -------
@@ -141,17 +141,17 @@ def _gate(pixel_size_nm: float | Sequence[float] | None) -> tuple[float, float] 
 def calibrate(
     metadata_px_nm: float | Sequence[float] | None, session_px_nm: float | Sequence[float] | None = None
 ) -> Calibration:
-    """Choose between what the file says of its pixel size and what session.yaml says.
+    """Choose between the pixel sizes of the file and of session.yaml.
 
     Parameters
     ----------
     metadata_px_nm, session_px_nm : float, (float, float) or None
-        Pixel size in nm, one number or (y, x). Either passes the gate of `to_nm` again.
+        Pixel size in nm, one number or (y, x). Both are checked by `to_nm`.
 
     Returns
     -------
     Calibration
-        The file wins. A difference above 2 % along an axis is stated in the note.
+        The file wins. The note states a difference above 2 % along an axis.
     """
     metadata, session = _gate(metadata_px_nm), _gate(session_px_nm)
     if metadata is None:
@@ -163,7 +163,7 @@ def calibrate(
         ratio = max(max(m / s, s / m) for m, s in zip(metadata, session, strict=True))
         if ratio > 1 + DISAGREEMENT:
             note = (
-                f"the file says {_text(metadata)} nm a pixel, session.yaml {_text(session)} nm "
+                f"the file says {_text(metadata)} nm per pixel, session.yaml {_text(session)} nm "
                 f"({100 * (ratio - 1):.3g} % apart); the file's is used"
             )
     return Calibration(metadata, "metadata", note)
@@ -177,25 +177,25 @@ def _text(pixel_size_nm: tuple[float, float]) -> str:
 def resample_to_square(
     image: np.ndarray, pixel_size_nm: tuple[float, float]
 ) -> tuple[np.ndarray, tuple[float, float]]:
-    """Bring an image with oblong pixels to square ones, at the finer of its two spacings.
+    """Resample an image with oblong pixels to square ones, at the finer of its two spacings.
 
     Parameters
     ----------
     image : ndarray, (height, width)
     pixel_size_nm : (float, float)
-        Pixel size (y, x) in nm. Sizes equal to 1e-3 count as square; such an image comes back as it is.
+        Pixel size (y, x) in nm. Sizes that agree to 1e-3 count as square; the image is returned unchanged.
 
     Returns
     -------
     image : ndarray, (height', width')
-        Linear interpolation between pixel centres, so that no value leaves the range of the input; unsigned
-        8 and 16 bit integers keep their type, anything else becomes float32. The top left corner stays.
+        Interpolated linearly between pixel centres, so values stay in the range of the input. Unsigned 8 and
+        16 bit integers keep their type, anything else becomes float32. The top left corner stays in place.
     pixel_size_nm : (float, float)
 
     Raises
     ------
     UserError
-        If the result would have more than 2**27 pixels and more than four times those of the input.
+        If the result would have more than 2**27 pixels and more than four times as many as the input.
     """
     height_nm, width_nm = pixel_size_nm
     if math.isclose(height_nm, width_nm, rel_tol=SQUARE_TOLERANCE):

@@ -1,6 +1,6 @@
-"""From the files of a session to its manifest, one row an image, and the images that are measured.
+"""Makes a session's manifest, one row per image, and prepares the images that are measured.
 
-The images come one at a time; writing them and the manifest is left to the caller.
+Images come one at a time. The caller writes them and the manifest.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.calibration import calibrate
+from tem_pipeline.micrographs.hashes import file_sha256, pixel_sha256
 from tem_pipeline.micrographs.preparation import prepare_image
 from tem_pipeline.micrographs.reading import (
     Micrograph,
@@ -24,7 +25,7 @@ from tem_pipeline.micrographs.reading import (
     group_acquisitions,
     read_micrographs,
 )
-from tem_pipeline.micrographs.sessions import SessionDescription, file_digest
+from tem_pipeline.micrographs.sessions import SessionDescription
 from tem_pipeline.tables import MANIFEST_SCHEMA
 from tem_pipeline.text import encodable, printable
 
@@ -38,7 +39,7 @@ class IngestedImage:
     Attributes
     ----------
     row : dict
-        The `MANIFEST_COLUMNS`; ``image_file`` is None and left to whoever writes the image.
+        The `MANIFEST_COLUMNS`. ``image_file`` is None until the caller has written the image.
     image : ndarray, (height, width), uint8, uint16 or float32, or None
         Square pixels, native byte order, C-contiguous. None unless the row's status is "ok".
     """
@@ -53,31 +54,30 @@ def ingest_files(
     description: SessionDescription,
     session_key: str,
 ) -> Iterator[IngestedImage]:
-    """Read the files of a session and say for every image what becomes of it.
+    """Read the files of a session and decide for each image whether it is measured.
 
     Parameters
     ----------
     folder : path
         The session's folder; its name is the session's name.
     files : iterable of Path
-        Below `folder`, as `sessions.session_files` lists them. Their order decides which of two equal images
-        is the duplicate.
+        Below `folder`, from `sessions.session_files`. Of two equal images the later one is the duplicate.
     description : SessionDescription
     session_key : str
-        As `sessions.session_key` gives it.
+        From `sessions.session_key`.
 
     Yields
     ------
     IngestedImage
-        One for each image, and one for each file without any. In memory stand the images of one acquisition
-        at a time. A file that cannot be read is a row; nothing stops the session.
+        One per image, and one per file without an image. Only the images of one acquisition are in memory at
+        a time. A file that cannot be read gets a row, and the session goes on.
 
     Notes
     -----
-    An acquisition (one file; an `.emi` with its `.ser`) is one field, measured on one detector: the one of
-    the session's mode, else the first HAADF or bright field, else the first; never on an elemental map. Of a
-    stack the first frame is measured unless ``description.stack`` is "fields": then every frame is a field.
-    An acquisition of which the session already holds an image is no field of its own.
+    An acquisition (one file, or an `.emi` with its `.ser`) is one field and is measured on one detector: the
+    one of the session's mode, else the first HAADF or bright-field one, else the first. Elemental maps are
+    never measured. The first frame of a stack is measured; if ``description.stack`` is "fields", every frame
+    is a field. An acquisition that shares an image with an earlier one belongs to the earlier one's field.
     """
     root = Path(folder)
     name = encodable(os.path.basename(os.path.abspath(root)))
@@ -113,7 +113,7 @@ def ingest_files(
 
 @dataclass(eq=False)
 class _Member:
-    """An image of an acquisition with what is known of its row so far."""
+    """An image of an acquisition with the columns known so far."""
 
     micrograph: Micrograph
     row: dict[str, Any]
@@ -121,7 +121,7 @@ class _Member:
 
 
 def _split(members: list[_Member], stack: str) -> list[list[_Member]]:
-    """Split what was read together into fields."""
+    """Group the images of an acquisition by field."""
     fields: dict[tuple[str, int], list[_Member]] = {}
     for member in members:
         m = member.micrograph
@@ -189,7 +189,7 @@ def _describe(member: _Member, description: SessionDescription) -> None:
 
 
 def _choose(candidates: Sequence[_Member], mode: str | None) -> _Member | None:
-    """Choose the image on which a field is measured: see `ingest_files`."""
+    """Choose the image on which a field is measured, see `ingest_files`."""
 
     def rank(member: _Member) -> int:
         detector = member.micrograph.detector
@@ -197,7 +197,7 @@ def _choose(candidates: Sequence[_Member], mode: str | None) -> _Member | None:
             return 0 if detector else 1
         return 0 if detector == mode else 1 if detector is None else 2
 
-    return min(candidates, key=rank, default=None)  # the first of equals
+    return min(candidates, key=rank, default=None)  # the first one if several rank equally
 
 
 def _prepare(member: _Member, description: SessionDescription) -> np.ndarray | None:
@@ -218,9 +218,9 @@ def _prepare(member: _Member, description: SessionDescription) -> np.ndarray | N
 
 
 class _ImageNames:
-    """Names of images and fields: the file's stem, with a hash of its place where that isn't enough.
+    """Names of images and fields: the file's stem, with a hash of its path if the stem is not unique.
 
-    A name depends on its own file and on whether another file of the session has the same stem, not on order.
+    A name depends on its own file and on whether another file has the same stem, but not on their order.
     """
 
     def __init__(self, root: Path, files: Sequence[Path]) -> None:
@@ -258,36 +258,18 @@ def _slug(stem: str) -> str:
     return slug or "image"
 
 
-def file_sha256(path: Path) -> str | None:
-    """Give the SHA-256 of a file's content, or None if it cannot be read."""
-    try:
-        return file_digest(path)[1]
-    except UserError:
-        return None
-
-
-def pixel_sha256(image: np.ndarray) -> str:
-    """Hash values, not bytes: an export as another integer or float type has the same pixels."""
-    digest = hashlib.sha256(np.array(image.shape, dtype="<i8").tobytes())
-    rows = max(1, 2**20 // image.shape[1])
-    with np.errstate(over="ignore"):
-        for start in range(0, len(image), rows):
-            digest.update(image[start : start + rows].astype("<f4").tobytes())
-    return digest.hexdigest()
-
-
 def manifest_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
-    """Make the manifest of its rows.
+    """Make the manifest from its rows.
 
     Parameters
     ----------
     rows : iterable of dict
-        As `ingest_files` gives them; ``image_file`` filled in by the caller.
+        From `ingest_files`, with ``image_file`` filled in by the caller.
 
     Returns
     -------
     pyarrow.Table
-        With `MANIFEST_SCHEMA`, also without any row.
+        With `MANIFEST_SCHEMA`, even if there are no rows.
     """
     return pa.Table.from_pylist(list(rows), schema=MANIFEST_SCHEMA)
 
@@ -295,20 +277,20 @@ def manifest_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
 def describe_file(
     path: str | Path, session_pixel_size_nm: float | Sequence[float] | None = None
 ) -> dict[str, Any]:
-    """Say what a file holds, for `tem-pipeline info`.
+    """Describe the images of a file for `tem-pipeline info`.
 
     Parameters
     ----------
     path : path
     session_pixel_size_nm : float or (float, float), optional
-        What session.yaml or the command line says, for files that have no pixel size.
+        Pixel size from session.yaml or the command line, for files without one.
 
     Returns
     -------
     dict
         ``file``; ``images``, each with ``shape`` [height, width], ``pixel_size_nm`` [y, x] or None and
-        ``calibration`` (metadata, session or missing); ``refused``, None or why nothing in it can be
-        measured. Images on which nothing can be measured, a constant one for example, are described too.
+        ``calibration`` (metadata, session or missing); ``refused``, None or the reason why nothing in the
+        file can be measured. Images that cannot be measured, such as a constant one, are described too.
     """
     description: dict[str, Any] = {"file": printable(path), "images": [], "refused": None}
     try:

@@ -1,4 +1,4 @@
-"""Brings micrographs of any camera, dose and mode to one intensity scale, on which particles are dark."""
+"""Brings micrographs of any camera, dose and mode to the same intensity scale, with dark particles."""
 
 import numpy as np
 
@@ -7,25 +7,26 @@ from tem_pipeline.micrographs.modes import MODES, Mode
 
 
 def standardise(image: np.ndarray, mode: str = "bright_field") -> np.ndarray:
-    """Shift and scale the intensities of a whole micrograph; particles come out dark.
+    """Shift and scale the intensities of a whole micrograph, so that particles are dark.
 
     Parameters
     ----------
     image : ndarray, (height, width)
         Any real dtype, finite.
     mode : {"bright_field", "haadf"}
-        In bright field particles are darker than the support already; HAADF is inverted.
+        Bright-field particles are already darker than the support; HAADF images are inverted.
 
     Returns
     -------
     ndarray, (height, width), float32
-        Median 0, standard deviation 1 measured between the 0.1 and 99.9 percentiles, clipped to -8 … 8,
-        so that neither hot pixels nor a burnt-in scale bar set the scale. A constant image gives zeros.
+        Median 0 and standard deviation 1, clipped to -8 … 8. The standard deviation is that of the
+        intensities clipped to their 0.1 and 99.9 percentiles, so that hot pixels or a burnt-in scale bar do
+        not set the scale. A constant image gives zeros.
 
     Raises
     ------
     UserError
-        For a mode it doesn't know.
+        For an unknown mode.
     """
     if mode not in MODES:
         raise UserError(f"mode {mode!r} is unknown: use one of {', '.join(MODES)}")
@@ -45,10 +46,10 @@ def standardise(image: np.ndarray, mode: str = "bright_field") -> np.ndarray:
 
 
 def detect_mode(image: np.ndarray) -> Mode:
-    """Tell bright field from HAADF by the side on which the image's intensities have their tail.
+    """Tell bright field from HAADF by the skewness of the image's intensities.
 
-    Particles are the minority of the pixels and stand out from the support: darker in bright field,
-    brighter in HAADF. Slow illumination is taken out first.
+    Particles cover the minority of the pixels. They are darker than the support in bright field and brighter
+    in HAADF, so they make the longer tail. Uneven illumination is removed first.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ def detect_mode(image: np.ndarray) -> Mode:
     """
     from scipy.ndimage import gaussian_filter
 
-    # Along each axis on its own, so that a long narrow image costs no more than a square one.
+    # One stride per axis, so that a long narrow image takes no longer than a square one.
     strides = [max(1, side // 512) for side in image.shape]
     small = image[:: strides[0], :: strides[1]].astype(np.float32)
     small = gaussian_filter(small, 1)
@@ -70,10 +71,10 @@ def detect_mode(image: np.ndarray) -> Mode:
 
 
 def slow_part(image: np.ndarray) -> np.ndarray:
-    """Smooth an image by a Gaussian of a quarter of each side, mirrored at the edges.
+    """Smooth an image by a Gaussian with a standard deviation of a quarter of each side, mirrored at edges.
 
-    Of the cosines that a mirrored image consists of, such a Gaussian leaves a share exp(−(π k/4)²/2) of the
-    k-th. Taking the image apart into them is much less work than so wide a Gaussian.
+    Such a Gaussian multiplies the k-th cosine of the mirrored image by exp(−(π k/4)²/2). A cosine transform
+    is much faster than convolving with so wide a Gaussian.
 
     Parameters
     ----------

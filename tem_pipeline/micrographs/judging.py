@@ -1,6 +1,6 @@
 """Decides which of a file's data sets are micrographs, and describes them.
 
-Axes, units and titles come from many libraries and are not trusted; reading the file is left to `readers`.
+`readers` read the files. Their axes, units and titles come from many libraries and are not trusted.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from tem_pipeline.micrographs.readers.signals import Refused, Signal, reason_of
 from tem_pipeline.text import printable
 
 MIN_SIDE_PX = 4
-"""A smaller image cannot show a particle."""
+"""Smaller images cannot show a particle."""
 
 MAX_FRAMES = 100_000
 
@@ -36,22 +36,21 @@ class Micrograph:
     image : ndarray, (height, width)
         In the file's own dtype.
     pixel_size_nm : (float, float) or None
-        Height and width of a pixel (y, x) according to the file's metadata; None if they give none that can
-        be trusted.
+        Height and width of a pixel (y, x) from the file's metadata; None if they have no plausible one.
     signal, frame : int
         Number of the data set in the file, and of the frame in its stack, from 0.
     n_frames : int
-        Frames in that stack.
+        Number of frames in that stack.
     title : str
-        The name that the microscope's program gave it (often the detector), else the file's stem.
+        The name given by the microscope's program (often the detector), else the file's stem.
     detector : {"bright_field", "haadf"} or None
-        What the title says about the detector.
+        The detector that the title names.
     is_elemental_map : bool
         A map of an element from EDS or EELS; particles are never measured on it.
     acquisition : str
-        Equal for the images of one acquisition (detectors and frames) within a folder.
+        The same for all images of one acquisition (detectors and frames) within a folder.
     fault : str
-        Why nothing can be measured on it (constant, not finite, too small); empty if nothing is wrong.
+        Why nothing can be measured on the image (constant, not finite, too small); empty if it is good.
     """
 
     image: np.ndarray = field(repr=False)
@@ -78,9 +77,9 @@ def judge_signals(path: Path, signals: list[Signal]) -> tuple[list[Micrograph], 
     Returns
     -------
     micrographs : list of Micrograph
-        Those with a fault included. A 3-D signal gives one for each index of its first axis.
+        Including those with a fault. A 3-D signal gives one per index of its first axis.
     refusals : list of str
-        For each other signal why it is no micrograph.
+        One reason per signal that is not a micrograph.
     """
     micrographs: list[Micrograph] = []
     refusals: list[str] = []
@@ -94,7 +93,7 @@ def judge_signals(path: Path, signals: list[Signal]) -> tuple[list[Micrograph], 
 
 def _micrographs(path: Path, index: int, signal: Signal) -> list[Micrograph]:
     if not isinstance(signal, dict) or "data" not in signal:
-        raise Refused("a data set of it holds no pixels")
+        raise Refused("one of its data sets has no pixels")
     data, axes = _grey(np.asarray(signal["data"]), list(signal["axes"]))
     while data.ndim > 2 and data.shape[0] == 1:
         data, axes = data[0], axes[1:]
@@ -130,7 +129,7 @@ def _grey(data: np.ndarray, axes: list[Signal]) -> tuple[np.ndarray, list[Signal
     if data.dtype.names:
         channels = [data[name] for name in data.dtype.names if name in "RGB"]
     elif data.ndim >= 3 and axes[-1].get("name") == "sample" and data.shape[-1] in (1, 2, 3, 4):
-        # One value, or red, green and blue, with or without transparency.
+        # Grey or RGB, with or without transparency.
         channels = [data[..., c] for c in range(1 if data.shape[-1] <= 2 else 3)]
         axes = axes[:-1]
     else:
@@ -144,12 +143,12 @@ def _check_numbers(data: np.ndarray, axes: list[Signal]) -> None:
     if data.dtype.kind == "c":
         raise Refused("it is a complex image (a Fourier transform), no micrograph: export the image itself")
     if data.dtype.kind not in "buif":
-        raise Refused("it holds no numbers that make an image")
+        raise Refused("its values are not numbers of an image")
     if data.ndim not in (2, 3) or len(axes) < 2:
         what = "a spectrum" if data.ndim < 2 else f"a data set of {data.ndim} axes"
         raise Refused(f"it holds {what}, no image: export the images by themselves")
     if 0 in data.shape:
-        raise Refused("it holds an image without pixels")
+        raise Refused("its image has no pixels")
 
 
 def _check_real_space(signal: Signal, y_axis: Signal, x_axis: Signal) -> None:
@@ -166,7 +165,7 @@ def _check_real_space(signal: Signal, y_axis: Signal, x_axis: Signal) -> None:
 
 
 def _was_in_diffraction(signal: Signal) -> bool:
-    """Tell by the tags of DigitalMicrograph whether a TEM image was recorded in diffraction."""
+    """Tell from DigitalMicrograph's tags whether a TEM image was recorded in diffraction mode."""
     with contextlib.suppress(Exception):
         tags = signal["original_metadata"]["ImageTags"]["Microscope Info"]
         return tags["Illumination Mode"] == "TEM" and tags["Imaging Mode"] == "DIFFRACTION"
@@ -185,7 +184,7 @@ def _title(path: Path, signal: Signal) -> str:
 
 
 def _detector(title: str) -> Mode | None:
-    """Tell the detector by the title, unless that names both kinds or another dark field."""
+    """Find the detector in the title, unless the title names both kinds or another dark field."""
     text = title.casefold()
     haadf = "haadf" in text
     bright = bool(re.search(r"(?<![a-z])bf(?![a-z])|bright[ _-]?field", text))
@@ -201,7 +200,7 @@ def _is_elemental_map(title: str, signal: Signal) -> bool:
         signal_type = str(signal["metadata"]["Signal"]["signal_type"])
     if signal_type.startswith(("EDS", "EELS")):
         return True
-    # Only Velox titles a map by its element: elsewhere "Pt" may be a picture of platinum.
+    # Only Velox names maps after their element. Elsewhere an image titled "Pt" may show platinum.
     is_velox = "BinaryResult" in (signal.get("original_metadata") or {})
     symbol = re.match(r"([A-Z][a-z]?)(?![A-Za-z])", title)
     return is_velox and symbol is not None and symbol[1] in _ELEMENTS.split()
@@ -215,10 +214,10 @@ def _fault(image: np.ndarray) -> str:
         n_bad = image.size - int(np.count_nonzero(np.isfinite(image)))
         if n_bad:
             return f"{n_bad} of its pixels are not finite (NaN or infinite): export it again"
-    # Some files store columns one after the other: read row by row, each pixel would come from another page.
+    # Images stored column by column are slow to read row by row, so compare along the stored order.
     stored = image.T if image.flags.f_contiguous else image
     first = image[0, 0]
-    # A few rows decide for nearly every image.
+    # For nearly every image a few rows already differ.
     if (stored[:: max(1, len(stored) // 8)] == first).all() and (stored == first).all():
         return f"all its pixels have the same value ({first}): there is nothing to see"
     return ""

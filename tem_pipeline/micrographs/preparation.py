@@ -1,6 +1,6 @@
 """Prepares one micrograph for measurement: pixel size, square pixels, data type and mode.
 
-Reading the file is left to `reading`, the choice which images of a session are measured to `ingestion`.
+`reading` reads the file, `ingestion` chooses which images of a session are measured.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class PreparedImage:
     pixel_size_nm : (float, float) or None
         Height and width of a pixel of `image` (y, x); None if unknown.
     calibration : Calibration
-        The pixel size before resampling, where it comes from, and what to know about it.
+        The pixel size before resampling and its origin.
     mode : {"bright_field", "haadf"}
     mode_source : {"session", "detector", "image"}
         Who decided on the mode: the session or the command line, the detector in the file, or the pixels.
@@ -56,9 +56,9 @@ def prepare_image(
     micrograph : Micrograph
         Without a `Micrograph.fault`.
     pixel_size_nm : float or (float, float), optional
-        Pixel size (y, x) in nm for files that have none.
+        Pixel size (y, x) in nm for files without one.
     mode : {"bright_field", "haadf"}, optional
-        Wins over the detector. Without it the detector decides, and without that the pixels.
+        Wins over the detector. By default the detector decides; if that is unknown, the pixels decide.
 
     Returns
     -------

@@ -1,8 +1,7 @@
 """Reads micrographs from the files of microscopes, cameras and their programs.
 
-Each format has its reader in `readers`, and `judging` decides what is a micrograph. Files are not trusted:
-whatever a library raises becomes one line for a person. Which of several images is measured is left to
-`ingestion`.
+Each format has its reader in `readers`, `judging` decides which data sets are micrographs, and `ingestion`
+which images are measured. Files are not trusted: every error of a library becomes a one-line message.
 """
 
 import contextlib
@@ -25,7 +24,7 @@ from tem_pipeline.text import printable
 
 __all__ = ["SUPPORTED_SUFFIXES", "Micrograph", "MicrographError", "group_acquisitions", "read_micrographs"]
 
-# A reader imports its libraries when it is called: together they take over a second.
+# Readers import their libraries when called, because together these take over a second to load.
 _READERS: dict[str, Callable[[Path], list[Signal]]] = {
     ".dm3": read_digital_micrograph,
     ".dm4": read_digital_micrograph,
@@ -45,7 +44,7 @@ SUPPORTED_SUFFIXES = frozenset(_READERS)
 
 
 class MicrographError(UserError):
-    """A file holds no micrograph that can be used; the message names it and says why and what to do.
+    """A file has no usable micrograph. The message names the file, the reason and what to do.
 
     Attributes
     ----------
@@ -64,15 +63,15 @@ def read_micrographs(path: str | Path, *, measurable_only: bool = True) -> list[
     Parameters
     ----------
     path : path
-        One of `SUPPORTED_SUFFIXES`. An `.emi` brings the images of its `NAME_1.ser …`; of a `.ser` with its
-        `.emi` beside it, the unit is taken from there.
+        With one of `SUPPORTED_SUFFIXES`. Reading an `.emi` gives the images of its `NAME_1.ser …`. The unit
+        of a `.ser` is taken from the `.emi` beside it, if there is one.
     measurable_only : bool
         Leave out images with a `Micrograph.fault`.
 
     Returns
     -------
     list of Micrograph
-        At least one. A 3-D data set gives one for each index of its first axis.
+        At least one. A 3-D data set gives one per index of its first axis.
 
     Raises
     ------
@@ -95,7 +94,7 @@ def read_micrographs(path: str | Path, *, measurable_only: bool = True) -> list[
 
 
 def group_acquisitions(files: Iterable[Path]) -> list[list[Path]]:
-    """Group the files that may hold one acquisition, and leave out those that another file brings.
+    """Group files that may belong to one acquisition, and leave out files that are read through another.
 
     Parameters
     ----------
@@ -104,8 +103,9 @@ def group_acquisitions(files: Iterable[Path]) -> list[list[Path]]:
     Returns
     -------
     list of list of Path
-        In the order of `files`. A `NAME_1.ser` whose `NAME.emi` is among them is left out: reading the `.emi`
-        brings it. `NAME_1.ser`, `NAME_2.ser` without an `.emi` form one group; every other file is alone.
+        In the order of `files`. A `NAME_1.ser` whose `NAME.emi` is among them is left out, because reading
+        the `.emi` reads it. Without an `.emi`, `NAME_1.ser` and `NAME_2.ser` form one group. Every other file
+        is its own group.
     """
     files = list(files)
     present = {(f.parent, f.name.casefold()) for f in files}
@@ -124,7 +124,7 @@ def _read_signals(path: Path) -> list[Signal]:
         known = " ".join(sorted(SUPPORTED_SUFFIXES))
         raise Refused(f"format {suffix or 'without a suffix'} is not read: use one of {known}")
     if not path.is_file():
-        raise Refused("there is no such file" if not path.exists() else "it is no file")
+        raise Refused("there is no such file" if not path.exists() else "it is not a file")
     if path.stat().st_size == 0:
         raise Refused("the file is empty (0 bytes): copy it again")
     return _READERS[suffix](path)
@@ -132,7 +132,7 @@ def _read_signals(path: Path) -> list[Signal]:
 
 @contextlib.contextmanager
 def _silenced_libraries() -> Iterator[None]:
-    """Keep the libraries from printing: what matters is in the answer or in the error."""
+    """Keep libraries from printing: the result or the error says everything that matters."""
     import rsciio  # noqa: F401 - sets its own level when first imported
 
     loggers = [logging.getLogger(name) for name in ("rsciio", "tifffile", "PIL", "h5py")]

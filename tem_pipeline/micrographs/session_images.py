@@ -1,4 +1,4 @@
-"""Brings a session's images into the lake: calibrated TIFFs and the manifest that names them."""
+"""Writes a session's images into the lake as calibrated TIFFs, and makes the manifest that lists them."""
 
 from pathlib import Path
 
@@ -10,29 +10,29 @@ from tem_pipeline.storage import AnyPath, encode_tiff, write_content
 
 
 def ingest_session(folder: AnyPath, session_key: str, target: AnyPath) -> pd.DataFrame:
-    """Read every file of a session and write the images that are to be measured.
+    """Read every file of a session and write the images to be measured.
 
     Parameters
     ----------
     folder : path
-        The session's folder; it is only read.
+        The session's folder; it is never written to.
     session_key : str
     target : path
-        Where the TIFFs are written, under names that carry a hash of their content.
+        Folder for the TIFFs. Their names contain a hash of their content.
 
     Returns
     -------
     DataFrame
         The manifest, `tables.MANIFEST_SCHEMA`, which the caller writes last. Its `attrs` hold the
-        session_fingerprint, which a manifest without rows has nowhere else.
+        session_fingerprint, because a manifest without rows has it nowhere else.
 
     Raises
     ------
     UserError
-        When the folder can't be listed or its session.yaml is wrong: then nothing of the session is known.
+        If the folder can't be listed or its session.yaml is wrong.
     """
     folder = Path(str(folder))
-    # Taken before the files are read: a file added meanwhile makes the session one that has changed.
+    # Taken before the files are read, so that a file added meanwhile makes the session count as changed.
     fingerprint = session_fingerprint(folder)
     description = read_session_description(folder)
     rows = []

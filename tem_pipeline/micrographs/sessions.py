@@ -1,6 +1,6 @@
-"""Session folders: the files that count, what session.yaml says, the session's key and its fingerprint.
+"""Session folders: their image files, their session.yaml, their key and their fingerprint.
 
-Nothing here looks into microscope files: that is `reading`'s and `ingestion`'s part.
+`reading` and `ingestion` read the image files.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tem_pipeline.descriptions import read_description
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.calibration import MAX_PIXEL_SIZE_NM, MIN_PIXEL_SIZE_NM
+from tem_pipeline.micrographs.hashes import file_digest
 from tem_pipeline.micrographs.modes import Mode
 from tem_pipeline.micrographs.reading import SUPPORTED_SUFFIXES
 from tem_pipeline.text import printable
@@ -53,7 +54,7 @@ FOREIGN_IMAGE_SUFFIXES = frozenset(
         ".czi",
     ]
 )
-"""Images that nobody here reads: a session that holds some must say so, instead of passing over them."""
+"""Image formats that have no reader. Their files are listed, so that the manifest shows them as refused."""
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -62,7 +63,7 @@ PixelSize = Annotated[float, Field(ge=MIN_PIXEL_SIZE_NM, le=MAX_PIXEL_SIZE_NM)]
 
 
 class SessionDescription(BaseModel):
-    """What a person says about a session in session.yaml; everything is optional.
+    """Contents of session.yaml; everything is optional.
 
     Attributes
     ----------
@@ -73,13 +74,13 @@ class SessionDescription(BaseModel):
         Acceleration voltage, kV.
     mode : {"bright_field", "haadf"} or None
     pixel_size_nm : float or (float, float) or None
-        For files that have none: one number, or height and width (y, x), nm.
+        For files without a pixel size: one number, or height and width (y, x), nm.
     calibration_uncertainty : float
         Relative standard uncertainty of the pixel size.
     metal : str or None
-        Symbol of the particles' metal.
+        Chemical symbol of the particles' metal.
     stack : {"frames", "fields"}
-        Whether the images of a stack show one field ("frames") or each another one.
+        "frames" if the images of a stack show the same field, "fields" if each shows another one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
@@ -111,39 +112,39 @@ def read_session_description(folder: str | Path) -> SessionDescription:
     Returns
     -------
     SessionDescription
-        The defaults where the folder has no session.yaml.
+        The defaults if the folder has no session.yaml.
 
     Raises
     ------
     UserError
-        One line, whatever stands in that file: wrong keys, wrong types, too much, not YAML.
+        One line, for any content: wrong keys, wrong types, too large, not YAML.
     """
     path = Path(folder) / SESSION_YAML
     name = printable(path)
     if not os.path.lexists(path):
         return SessionDescription()
     try:
-        if not path.is_file() or not _lies_in(path, Path(folder)):
-            raise UserError("it is no plain file of this folder: write it here or remove it")
+        if not path.is_file() or not _is_inside(path, Path(folder)):
+            raise UserError("it is not a regular file in this folder: write it here or remove it")
         return read_description(path, SessionDescription)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
 
 
 def session_key(name: str) -> str:
-    """Give the key under which a session stands in folders, tables and partitions.
+    """Give the key of a session, its name in folders, tables and partitions.
 
     Parameters
     ----------
     name : str
-        The session folder's name; anything, as Python gives it (undecodable bytes included).
+        The session folder's name as Python gives it. Any name is allowed, also with undecodable bytes.
 
     Returns
     -------
     str
         The name itself if it is plain: ``[A-Za-z0-9][A-Za-z0-9._-]*``, at most 100 characters, no ``..``.
-        Otherwise what is plain of it and 12 hexadecimal digits of the name's SHA-256: two names share such a
-        key with a probability of 4e-15. A key is its own key.
+        Otherwise the plain characters of the name and 12 hexadecimal digits of its SHA-256. Two names have
+        the same digits with a probability of 4e-15. The key of a key is the key itself.
     """
     if len(name) <= MAX_KEY_LENGTH and ".." not in name and _PLAIN_KEY.fullmatch(name):
         return name
@@ -155,7 +156,7 @@ def session_key(name: str) -> str:
 
 
 def session_files(folder: str | Path) -> list[Path]:
-    """List the image files of a session, those in folders below included.
+    """List the image files of a session, including those in its subfolders.
 
     Parameters
     ----------
@@ -164,15 +165,15 @@ def session_files(folder: str | Path) -> list[Path]:
     Returns
     -------
     list of Path
-        Sorted by their place below the folder. Those that `reading` knows, and those that look like images
-        but that nobody here reads (`FOREIGN_IMAGE_SUFFIXES`). Not: hidden files and folders; ``*.part``,
-        ``*.tmp``, ``*downloading``; session.yaml; texts and tables beside the images; symbolic links to
-        folders, to nothing, or to a file outside; pipes and devices.
+        Sorted by their path below the folder. Includes the formats that `reading` knows and images without
+        a reader (`FOREIGN_IMAGE_SUFFIXES`). Leaves out hidden files and folders; ``*.part``, ``*.tmp``,
+        ``*downloading``; session.yaml; texts and tables; symbolic links to folders, to missing files or to
+        files outside the session; pipes and devices.
 
     Raises
     ------
     UserError
-        If a folder cannot be listed: that is never an empty session.
+        If a folder cannot be listed. It must not pass for an empty session.
     """
     root = Path(folder)
     wanted = SUPPORTED_SUFFIXES | FOREIGN_IMAGE_SUFFIXES
@@ -187,9 +188,9 @@ def session_files(folder: str | Path) -> list[Path]:
                     path = Path(entry.path)
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(path)
-                    # os.path.isfile() is False for a link in a circle, where entry.is_file() raises.
+                    # For circular links os.path.isfile() gives False; entry.is_file() would raise.
                     elif path.suffix.lower() in wanted and os.path.isfile(path):
-                        if entry.is_symlink() and not _lies_in(path, root):
+                        if entry.is_symlink() and not _is_inside(path, root):
                             continue
                         found.append(path)
     except OSError as error:
@@ -200,28 +201,12 @@ def session_files(folder: str | Path) -> list[Path]:
 
 
 def is_unfinished(name: str) -> bool:
-    """Tell whether a copy that goes on has written this name: ``*.part``, ``*.tmp``, ``*downloading``."""
+    """Tell whether a file is still being copied: ``*.part``, ``*.tmp``, ``*downloading``."""
     return name.lower().endswith((".part", ".tmp", "downloading"))
 
 
-def _lies_in(path: Path, folder: Path) -> bool:
+def _is_inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
-
-
-def file_digest(path: Path) -> tuple[int, str]:
-    """Give the size in bytes and the SHA-256 of a file's content.
-
-    Raises
-    ------
-    UserError
-        If it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-            return file.tell(), content
-    except OSError as error:
-        raise UserError(f"{printable(path)}: it cannot be read ({error.strerror})") from error
 
 
 def session_fingerprint(folder: str | Path, digest: Callable[[Path], tuple[int, str]] = file_digest) -> str:
@@ -231,14 +216,15 @@ def session_fingerprint(folder: str | Path, digest: Callable[[Path], tuple[int, 
     ----------
     folder : path
     digest : callable, optional
-        Gives size and SHA-256 of a file.
+        Gives the size and SHA-256 of a file.
 
     Returns
     -------
     str
-        64 hexadecimal digits: SHA-256 over session.yaml and the `session_files`, in their order: place below
-        the folder, size, SHA-256 of the content. Times, owners and the folder's own name don't enter, so a
-        copy has the same fingerprint; texts that nobody reads don't either.
+        64 hexadecimal digits: the SHA-256 over session.yaml and the `session_files` in their order. Each file
+        enters with its path below the folder, its size and the SHA-256 of its content. Times, owners and the
+        folder's name do not enter, so a copy has the same fingerprint. Files that are never read do not
+        enter either.
 
     Raises
     ------
@@ -247,7 +233,7 @@ def session_fingerprint(folder: str | Path, digest: Callable[[Path], tuple[int, 
     """
     root = Path(folder)
     paths = session_files(root)
-    if (root / SESSION_YAML).is_file() and _lies_in(root / SESSION_YAML, root):
+    if (root / SESSION_YAML).is_file() and _is_inside(root / SESSION_YAML, root):
         paths.insert(0, root / SESSION_YAML)
     total = hashlib.sha256()
     for path in paths:

@@ -6,7 +6,7 @@ from tem_pipeline.installation import Installation
 from tem_pipeline.model_training import SCORE_NAMES, model_key
 from tem_pipeline.orchestration.launch import run_job
 from tem_pipeline.storage import Layout, read_table
-from tem_pipeline.training.losses import LOSSES
+from tem_pipeline.tables import LOSSES
 
 
 def train_sets(

@@ -99,7 +99,7 @@ def check_image(shape: tuple[int, int], pixel_size_nm: float, population: Popula
     mean_px = population.mean_nm / pixel_size_nm
     require(
         2 <= mean_px <= min(shape),
-        f"cores of {population.mean_nm:g} nm are {mean_px:.3g} px wide at {pixel_size_nm:g} nm a pixel: "
+        f"cores of {population.mean_nm:g} nm are {mean_px:.3g} px wide at {pixel_size_nm:g} nm per pixel: "
         "choose a pixel size and image at which they are at least 2 px wide and fit in",
     )
 

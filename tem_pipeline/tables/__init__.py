@@ -15,12 +15,13 @@ from tem_pipeline.tables.statistics import (
     SIZE_DISTRIBUTION_SCHEMA,
     STATISTICS,
 )
-from tem_pipeline.tables.training import SHARD_SCHEMA
+from tem_pipeline.tables.training import LOSSES, SHARD_SCHEMA
 
 __all__ = [
     "FAILURE_SCHEMA",
     "FIT_PARAMETERS",
     "INTERVAL_STATISTICS",
+    "LOSSES",
     "MANIFEST_SCHEMA",
     "MASK_SCHEMA",
     "MEASURED_FIELDS",

@@ -14,6 +14,7 @@ from tem_pipeline.tables.training import (
     AUGMENTED_DATASET_SCHEMA,
     CHAMPION_SCHEMA,
     LOSS_COMPARISON_SCHEMA,
+    LOSSES,
     TRAINED_MODEL_SCHEMA,
 )
 
@@ -120,7 +121,7 @@ TABLES = {
                 "One row: the latest model of this loss.",
                 group="training",
             )
-            for loss in ("cross_entropy", "weighted_cross_entropy", "iou", "dice")
+            for loss in LOSSES
         ),
         Table(
             "loss_comparison",

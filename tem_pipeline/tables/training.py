@@ -6,6 +6,9 @@ import pyarrow as pa
 
 from tem_pipeline.tables.columns import BOOLEAN, INTEGER, REAL, TEXT, column
 
+LOSSES = ("cross_entropy", "weighted_cross_entropy", "iou", "dice")
+"""Names of the losses that are compared; one model is trained per loss."""
+
 _DATASET_HASH = column("dataset_hash", TEXT, "", "hash of the images, masks, sources and the split")
 
 ANNOTATED_IMAGES_SCHEMA = pa.schema(

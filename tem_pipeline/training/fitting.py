@@ -198,7 +198,7 @@ def train_network(
     classes : tuple of str
         Names of the classes; the last is the core.
     loss : str
-        A name of `losses.LOSSES`.
+        A name of `tables.LOSSES`.
     beta : float, optional
         Weight of the foreground in the weighted cross entropy; by default from the training pixels.
     start : StartingModel, optional

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from tem_pipeline.errors import UserError
-
-LOSSES = ("cross_entropy", "weighted_cross_entropy", "iou", "dice")
+from tem_pipeline.tables import LOSSES
 
 Loss = Callable[[Any, Any], Any]
 

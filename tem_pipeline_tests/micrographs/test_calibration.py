@@ -52,13 +52,13 @@ def test_large_units_are_read_too(unit, scale):
 @pytest.mark.parametrize(
     "unit", ["1/nm", "1 / nm", "1/µm", "nm^-1", "nm-1", "nm⁻¹", "1/Å", "1/m", "1/meters", "Å**-1"]
 )
-def test_reciprocal_units_are_recognised_and_are_no_size(unit):
+def test_reciprocal_units_are_recognised_and_give_no_size(unit):
     assert unit_kind(unit) == "reciprocal"
     assert to_nm(0.1, unit) is None
 
 
 @pytest.mark.parametrize("unit", ["eV", "keV", "s", "ms", "mrad", "deg", "Hz", "counts"])
-def test_energy_time_and_angle_are_no_length(unit):
+def test_energy_time_and_angle_are_not_lengths(unit):
     assert unit_kind(unit) == "other"
     assert to_nm(0.1, unit) is None
 
@@ -66,7 +66,7 @@ def test_energy_time_and_angle_are_no_length(unit):
 @pytest.mark.parametrize(
     "unit", [None, "", "px", "pixel", "pixels", "<undefined>", "arb. units", "inch", "cm", "dpi"]
 )
-def test_a_number_without_a_unit_of_length_is_no_calibration(unit):
+def test_a_number_without_a_unit_of_length_is_not_a_calibration(unit):
     assert to_nm(1, unit) is None
     assert to_nm(0.25, unit) is None
     assert unit_kind(unit) == "none"
@@ -75,18 +75,18 @@ def test_a_number_without_a_unit_of_length_is_no_calibration(unit):
 @pytest.mark.parametrize(
     "scale", [0, -1, math.nan, math.inf, -math.inf, None, "many", [1, 2], 0.9e-3, 1.1e6, 1e300]
 )
-def test_absurd_sizes_are_no_calibration(scale):
+def test_implausible_sizes_are_not_a_calibration(scale):
     assert to_nm(scale, "nm") is None
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True), st.text(max_size=12))
-def test_whatever_a_header_says_the_size_is_plausible_or_missing(scale, unit):
+def test_any_header_gives_a_plausible_size_or_none(scale, unit):
     size_nm = to_nm(scale, unit)
     assert size_nm is None or MIN_PIXEL_SIZE_NM <= size_nm <= MAX_PIXEL_SIZE_NM
     assert unit_kind(unit) in {"length", "reciprocal", "other", "none"}
 
 
-def test_the_metadata_win_over_the_session():
+def test_the_pixel_size_of_the_file_wins():
     found = calibrate((0.1, 0.1), 0.1005)
     assert (found.pixel_size_nm, found.state, found.note) == ((0.1, 0.1), "metadata", "")
 
@@ -99,7 +99,7 @@ def test_a_disagreement_above_two_percent_is_noted():
     assert calibrate((0.1, 0.1), (0.1, 0.09)).note
 
 
-def test_the_session_fills_only_what_is_missing():
+def test_the_session_pixel_size_is_used_only_if_the_file_has_none():
     assert calibrate(None, 0.2).pixel_size_nm == (0.2, 0.2)
     assert calibrate(None, (0.2, 0.3)).pixel_size_nm == (0.2, 0.3)
     assert calibrate((0.0, 0.1), 0.2).state == "session"
@@ -128,7 +128,7 @@ def test_oblong_pixels_become_square_at_the_finer_spacing(dtype):
     np.testing.assert_array_equal(wide, square.T)
 
 
-def test_resampling_keeps_places_in_nanometres():
+def test_resampling_keeps_positions_in_nanometres():
     y, x = np.mgrid[:60, :180]
     height_nm, width_nm = 0.3, 0.1
     image = np.hypot((y + 0.5) * height_nm - 9, (x + 0.5) * width_nm - 8).astype(np.float32)
@@ -140,7 +140,7 @@ def test_resampling_keeps_places_in_nanometres():
 
 
 @given(ratio=st.floats(1.01, 20), tall=st.booleans())
-def test_resampling_keeps_the_area_seen(ratio, tall):
+def test_resampling_keeps_the_imaged_area(ratio, tall):
     image = np.ones((40, 30), np.float32)
     sizes_nm = (0.1 * ratio, 0.1) if tall else (0.1, 0.1 * ratio)
     square, (y_nm, x_nm) = resample_to_square(image, sizes_nm)

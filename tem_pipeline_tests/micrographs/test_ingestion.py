@@ -77,7 +77,7 @@ def test_the_schema_describes_every_column_in_a_line():
     assert manifest_table([]).schema.equals(MANIFEST_SCHEMA, check_metadata=True)
 
 
-def test_a_good_image_gets_a_whole_row(session):
+def test_a_good_image_gets_a_complete_row(session):
     write(session / "a.tif", picture(), 0.1)
     (found,) = ingest(session, operator="J. Doe", voltage_kv=200, metal="Pt", mode="haadf")
     row = found.row
@@ -95,7 +95,7 @@ def test_a_good_image_gets_a_whole_row(session):
     np.testing.assert_array_equal(found.image, picture())
 
 
-def test_bad_files_are_rows_with_a_reason_and_stop_nothing(session):
+def test_bad_files_get_a_row_with_a_reason_and_the_others_are_read(session):
     write(session / "good.tif", picture())
     content = (session / "good.tif").read_bytes()
     (session / "cut.tif").write_bytes(content[: len(content) // 2])
@@ -127,7 +127,7 @@ def test_bad_files_are_rows_with_a_reason_and_stop_nothing(session):
     assert found["text.dm3"]["height_px"] is None
 
 
-def test_a_file_that_vanishes_is_a_row(session):
+def test_a_file_that_vanishes_gets_a_row(session):
     write(session / "a.tif", picture())
     write(session / "b.tif", picture(1))
     files = session_files(session)
@@ -137,7 +137,7 @@ def test_a_file_that_vanishes_is_a_row(session):
     assert found[0].row["file_sha256"] is None
 
 
-def test_the_session_fills_missing_sizes_only_and_disagreement_is_noted(session):
+def test_the_session_fills_in_missing_sizes_and_conflicts_are_noted(session):
     write(session / "a.tif", picture(1), None)
     write(session / "b.tif", picture(2), 0.1)
     a, b = ingest(session, pixel_size_nm=0.2, calibration_uncertainty=0.01)
@@ -151,7 +151,7 @@ def test_the_session_fills_missing_sizes_only_and_disagreement_is_noted(session)
     assert missing.row["pixel_size_x_nm"] is missing.row["calibration_uncertainty"] is None
 
 
-def test_oblong_pixels_are_kept_square(session):
+def test_images_with_oblong_pixels_are_stored_with_square_ones(session):
     write(session / "a.tif", picture(), (0.2, 0.1))
     (found,) = ingest(session)
     assert (found.row["height_px"], found.row["width_px"]) == (64, 40)
@@ -160,7 +160,7 @@ def test_oblong_pixels_are_kept_square(session):
     assert found.image.dtype == np.uint16
 
 
-def test_one_file_with_absurdly_oblong_pixels_is_refused_alone(session):
+def test_only_the_file_with_extremely_oblong_pixels_is_refused(session):
     write(session / "b.tif", picture())
     files = [session / "a.mrc", session / "b.tif"]
     import mrcfile
@@ -182,7 +182,7 @@ def test_other_types_become_native_and_keep_their_values(session, dtype):
     np.testing.assert_array_equal(found.image, values)
 
 
-def test_the_same_pixels_are_counted_once_in_whatever_file(session):
+def test_equal_pixels_are_measured_once_in_any_file_format(session):
     write(session / "a.tif", picture())
     shutil.copyfile(session / "a.tif", session / "b.tif")
     tifffile.imwrite(session / "c.tif", picture().astype(np.float32))
@@ -194,7 +194,7 @@ def test_the_same_pixels_are_counted_once_in_whatever_file(session):
     assert len({item.row["pixel_sha256"] for item in found}) == 2
 
 
-def test_of_a_stack_the_first_frame_is_measured(session):
+def test_the_first_frame_of_a_stack_is_measured(session):
     frames = np.stack([picture(i) for i in range(3)])
     write(session / "stack.tif", frames)
     write(session / "zzz.tif", frames[2])
@@ -204,7 +204,7 @@ def test_of_a_stack_the_first_frame_is_measured(session):
     assert {item.row["field_id"] for item in found} == {"stack"}
 
 
-def test_frames_may_be_fields(session):
+def test_each_frame_can_be_a_field(session):
     frames = np.stack([picture(0), picture(1), picture(0)])
     write(session / "stack.tif", frames)
     found = ingest(session, stack="fields")
@@ -212,7 +212,7 @@ def test_frames_may_be_fields(session):
     assert [item.row["field_id"] for item in found] == ["stack_f0", "stack_f1", "stack_f0"]
 
 
-def test_a_blank_first_frame_gives_way_to_the_next(session):
+def test_the_next_frame_is_measured_if_the_first_is_blank(session):
     write(session / "stack.tif", np.stack([np.zeros((32, 40), np.uint16), picture(1), picture(2)]))
     assert statuses(ingest(session)) == ["refused", "ok", "frame"]
 
@@ -240,14 +240,14 @@ def test_the_first_image_is_measured_if_no_detector_is_known(session):
     assert found[2].row["mode"] == "haadf"
 
 
-def test_a_title_against_the_sessions_mode_is_pointed_out(session):
+def test_a_title_that_contradicts_the_session_mode_is_noted(session):
     write_berkeley(session / "a.emd", {"BF": picture(1)})
     (found,) = ingest(session, mode="haadf")
     assert (found.row["status"], found.row["mode"]) == ("ok", "haadf")
     assert "bright_field" in found.row["reason"]
 
 
-def test_an_acquisition_measured_through_an_export_is_not_measured_again(session):
+def test_an_acquisition_is_not_measured_again_after_its_export(session):
     write(session / "a_export.tif", picture(1))
     write_berkeley(session / "b.emd", {"BF": picture(1), "HAADF": picture(2)})
     found = ingest(session)
@@ -255,7 +255,7 @@ def test_an_acquisition_measured_through_an_export_is_not_measured_again(session
     assert {item.row["field_id"] for item in found} == {"a_export"}
 
 
-def test_equal_stems_get_names_that_depend_on_their_place_only(session):
+def test_names_of_files_with_equal_stems_depend_only_on_their_paths(session):
     for folder in ("grid1", "grid2"):
         (session / folder).mkdir()
     write(session / "grid1/001.tif", picture(1))
@@ -271,7 +271,7 @@ def test_equal_stems_get_names_that_depend_on_their_place_only(session):
     assert {name: again[name] for name in names} == names
 
 
-def test_names_that_collide_with_those_of_frames_stay_apart(session):
+def test_names_that_collide_with_frame_names_stay_different(session):
     write(session / "a.tif", np.stack([picture(1), picture(2)]))
     write(session / "a_f0.tif", picture(3))
     write(session / "A_F1.tif", picture(4))
@@ -318,7 +318,7 @@ def test_an_emi_pair_is_one_field_with_and_without_its_emi(reference_data, sessi
     assert len({item.row["field_id"] for item in found}) == 1
 
 
-def test_images_come_one_file_at_a_time(session):
+def test_files_are_read_one_at_a_time(session):
     for i in range(3):
         write(session / f"{i}.tif", picture(i))
     stream = ingest_files(session, session_files(session), SessionDescription(), "key")
@@ -350,7 +350,7 @@ def test_a_file_is_described_for_people_and_programs(session):
     assert (b["pixel_size_nm"], b["calibration"]) == ([0.3, 0.3], "session")
 
 
-def test_what_is_no_micrograph_is_described_by_its_reason(session):
+def test_a_file_without_a_micrograph_is_described_by_the_reason(session):
     (session / "a.dm3").write_text("no")
     described = describe_file(session / "a.dm3")
     assert described["images"] == []

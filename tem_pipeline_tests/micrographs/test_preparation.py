@@ -36,7 +36,7 @@ def test_a_plain_calibrated_image_stays_as_it_is():
     assert prepared.note == ""
 
 
-def test_the_given_pixel_size_fills_only_what_is_missing():
+def test_the_given_pixel_size_is_used_only_if_the_file_has_none():
     assert prepare_image(micrograph(), pixel_size_nm=0.2).pixel_size_nm == (0.2, 0.2)
     known = prepare_image(micrograph(pixel_size_nm=(0.1, 0.1)), pixel_size_nm=0.2)
     assert known.pixel_size_nm == (0.1, 0.1)
@@ -64,7 +64,7 @@ def test_types_become_uint8_uint16_or_float32(dtype):
     np.testing.assert_array_equal(prepared.image, values)
 
 
-def test_columns_stored_one_after_the_other_become_rows():
+def test_images_stored_by_columns_become_c_contiguous():
     image = np.asfortranarray(np.arange(80, dtype=np.float32).reshape(8, 10))
     prepared = prepare_image(micrograph(image))
     assert prepared.image.flags.c_contiguous
@@ -86,7 +86,7 @@ def test_the_given_mode_wins_and_a_contradiction_is_noted():
 
 
 @pytest.mark.parametrize(("particle", "mode"), [(200, "bright_field"), (2000, "haadf")])
-def test_without_any_word_the_pixels_decide_the_mode(particle, mode):
+def test_the_pixels_decide_the_mode_if_nothing_else_does(particle, mode):
     image = np.random.default_rng(0).normal(1000, 10, (64, 64)).astype(np.float32)
     image[20:30, 20:30] = particle
     prepared = prepare_image(micrograph(image))

@@ -90,7 +90,7 @@ def test_empty_files_and_texts_with_a_microscope_suffix_are_refused(tmp_path, su
 def test_missing_files_folders_and_unknown_formats_are_refused(tmp_path):
     assert "no such file" in refusal(tmp_path / "a.tif")
     (tmp_path / "b.tif").mkdir()
-    assert "no file" in refusal(tmp_path / "b.tif")
+    assert "not a file" in refusal(tmp_path / "b.tif")
     (tmp_path / "c.docx").write_text("x")
     assert "not read" in refusal(tmp_path / "c.docx")
 
@@ -163,7 +163,7 @@ def test_a_file_cut_within_its_pixels_is_refused(tmp_path, image):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names of this kind are POSIX")
-def test_messages_are_printable_whatever_the_name_of_the_file(tmp_path):
+def test_messages_are_printable_for_any_file_name(tmp_path):
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\x1b[31m\xff\n.tif"))
     path.write_bytes(b"no tiff")
     with pytest.raises(MicrographError) as caught:

@@ -41,7 +41,7 @@ def complaint(folder: Path, content: str | bytes) -> str:
 # --- session.yaml ----------------------------------------------------------------------------------------
 
 
-def test_without_session_yaml_the_defaults_hold(tmp_path):
+def test_a_session_without_session_yaml_has_the_defaults(tmp_path):
     description = read_session_description(tmp_path)
     assert description == SessionDescription()
     assert (description.calibration_uncertainty, description.stack, description.mode) == (
@@ -77,7 +77,7 @@ def test_every_key_is_read(tmp_path):
 @pytest.mark.parametrize(
     "name", ["007", "2026-11-22", "1_000", "12:30", "1e3", "yes", "0x10", "NO", "null-1"]
 )
-def test_sample_names_that_yaml_would_change_stay_names(tmp_path, name):
+def test_sample_names_that_yaml_would_convert_stay_text(tmp_path, name):
     assert describe(tmp_path, f"sample_id: {name}").sample_id == name
 
 
@@ -122,7 +122,7 @@ def test_a_wrong_description_gives_one_clear_line(tmp_path, content, words):
     assert all(word in message for word in words), message
 
 
-def test_yaml_bombs_are_refused_before_they_go_off(tmp_path):
+def test_yaml_bombs_are_refused(tmp_path):
     bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         f"{new}: &{new} [{','.join(['*' + old] * 9)}]\n"
         for old, new in zip("abcdefgh", "bcdefghi", strict=True)
@@ -134,24 +134,24 @@ def test_yaml_bombs_are_refused_before_they_go_off(tmp_path):
     assert "unknown" in complaint(tmp_path, "".join(f"k{i}: v\n" for i in range(5000)))
 
 
-def test_a_description_outside_the_folder_or_no_file_is_refused(tmp_path):
+def test_a_description_must_be_a_regular_file_in_the_folder(tmp_path):
     session = tmp_path / "session"
     (session / "session.yaml").mkdir(parents=True)
-    with pytest.raises(UserError, match="no plain file"):
+    with pytest.raises(UserError, match="not a regular file"):
         read_session_description(session)
     (session / "session.yaml").rmdir()
     (tmp_path / "secret.yaml").write_text("operator: root")
     (session / "session.yaml").symlink_to(tmp_path / "secret.yaml")
-    with pytest.raises(UserError, match="no plain file"):
+    with pytest.raises(UserError, match="not a regular file"):
         read_session_description(session)
     (session / "session.yaml").unlink()
     os.mkfifo(session / "session.yaml")
-    with pytest.raises(UserError, match="no plain file"):
+    with pytest.raises(UserError, match="not a regular file"):
         read_session_description(session)
 
 
 @given(st.binary(max_size=300) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
-def test_whatever_stands_in_the_file_it_is_a_description_or_one_line(tmp_path_factory, content):
+def test_any_content_gives_a_description_or_a_one_line_error(tmp_path_factory, content):
     folder = tmp_path_factory.getbasetemp() / "yaml"
     folder.mkdir(exist_ok=True)
     try:
@@ -189,7 +189,7 @@ def test_every_key_is_safe_stable_and_its_own_key(name):
 
 
 @given(st.from_regex(rf"\A{PLAIN}\Z").filter(lambda name: ".." not in name and len(name) <= 100))
-def test_plain_names_stay(name):
+def test_plain_names_are_their_own_keys(name):
     assert session_key(name) == name
 
 
@@ -198,7 +198,7 @@ def test_different_names_have_different_keys(several):
     assert len({session_key(name) for name in several}) == len(several)
 
 
-def test_a_key_shows_what_was_readable_of_the_name():
+def test_a_key_keeps_the_readable_part_of_the_name():
     assert re.fullmatch(r"2026-11-22-Pt-C-Angstrom-[0-9a-f]{12}", session_key("2026-11-22 Pt|C Ångström"))
 
 
@@ -225,7 +225,7 @@ def test_files_are_listed_in_order_from_all_folders_in_any_case(tmp_path):
     ]
 
 
-def test_what_is_hidden_unfinished_or_beside_the_images_is_left_out(tmp_path):
+def test_hidden_unfinished_and_other_files_are_left_out(tmp_path):
     fill(
         tmp_path,
         "a.tif",
@@ -249,7 +249,7 @@ def test_what_is_hidden_unfinished_or_beside_the_images_is_left_out(tmp_path):
     assert listed(tmp_path) == ["a.tif"]
 
 
-def test_images_that_nobody_reads_are_listed_so_that_they_can_be_refused(tmp_path):
+def test_images_without_a_reader_are_listed_too(tmp_path):
     fill(tmp_path, "a.bmp", "b.mib", "c.H5")
     assert listed(tmp_path) == ["a.bmp", "b.mib", "c.H5"]
 
@@ -274,7 +274,7 @@ def test_a_session_may_be_reached_through_a_link(tmp_path):
     assert listed(tmp_path / "link") == ["a.tif"]
 
 
-def test_a_folder_that_cannot_be_listed_is_never_an_empty_session(tmp_path):
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path):
     with pytest.raises(UserError, match="cannot be listed"):
         session_files(tmp_path / "gone")
     fill(tmp_path, "a.tif")
@@ -285,7 +285,7 @@ def test_a_folder_that_cannot_be_listed_is_never_an_empty_session(tmp_path):
 
 
 def test_folders_nested_deeper_than_python_can_recurse_are_listed():
-    # In a folder of its own, removed by rm: pytest's cleaning up recurses.
+    # Not in tmp_path: pytest's own cleaning up is recursive.
     with tempfile.TemporaryDirectory() as name:
         session = Path(name, "session")
         inner = session.joinpath(*["d"] * 1200)
@@ -325,7 +325,7 @@ def test_every_change_of_content_changes_the_fingerprint(tmp_path, change):
     assert session_fingerprint(tmp_path) != before
 
 
-def test_what_is_not_read_does_not_change_the_fingerprint(tmp_path):
+def test_files_that_are_not_read_do_not_change_the_fingerprint(tmp_path):
     fill(tmp_path, "a.tif")
     before = session_fingerprint(tmp_path)
     fill(tmp_path, ".complete", "notes.txt", "b.tif.part")

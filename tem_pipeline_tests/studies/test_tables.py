@@ -16,7 +16,7 @@ from studies.tables import (
     verdict,
 )
 from studies.trainings import CLASSICAL, REAL, SIMULATED, _mask_text
-from tem_pipeline.training.losses import LOSSES
+from tem_pipeline.tables import LOSSES
 from tem_pipeline_tests.studies.discs import discs_set
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tem_pipeline.errors import UserError
+from tem_pipeline.tables import LOSSES
 from tem_pipeline.training.losses import (
-    LOSSES,
     class_weights,
     cross_entropy,
     dice_loss,

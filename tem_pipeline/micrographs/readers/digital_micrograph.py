@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from tem_pipeline.micrographs.readers.signals import Signal, read_parts
 
 _MAX_FIELDS = 10_000
-"""Fields of a structure; real files have fewer than 20."""
+"""Most fields of a structure that are read; real files have fewer than 20."""
 
 
 def read_digital_micrograph(path: Path) -> list[Signal]:
@@ -45,9 +45,9 @@ def read_digital_micrograph(path: Path) -> list[Signal]:
 
 
 def _bounded_reader(file: BinaryIO, file_bytes: int) -> Any:
-    """Make a reader that fails at once on lengths that the file cannot hold.
+    """Make a reader that fails at once on lengths that exceed the file.
 
-    Where a damaged length claims megabytes, RosettaSciIO's own steps take hours, or all memory.
+    RosettaSciIO's own methods take hours, or all memory, if a damaged length claims megabytes.
     """
     from rsciio.digitalmicrograph._api import DigitalMicrographReader
 
@@ -72,7 +72,7 @@ def _bounded_reader(file: BinaryIO, file_bytes: int) -> Any:
             _, count = self._read_number(), self._read_number()
             if count > _MAX_FIELDS:
                 raise EOFError("a structure in it has too many fields")
-            # Each field is the length of its name (always 0) and its type.
+            # A field consists of the length of its name, always 0, and its type.
             return tuple([(self._read_number(), self._read_number())[1] for _ in range(count)])
 
         def _read_number(self) -> int:

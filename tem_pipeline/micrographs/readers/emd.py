@@ -1,6 +1,6 @@
 """Reads both kinds of .emd file: Velox (Thermo Fisher) and Berkeley (NCEM).
 
-Velox: RosettaSciIO's `file_reader()` asks for a library for spectrum images even if only images are wanted,
+Velox: RosettaSciIO's `file_reader()` requires a library for spectrum images even if only images are wanted,
 so its private reader is used. Berkeley: `file_reader()` is told not to stack data sets.
 """
 
@@ -21,7 +21,7 @@ def read_emd(path: Path) -> list[Signal]:
     Returns
     -------
     list of Signal
-        Of a Velox file images and elemental maps, not the spectra.
+        From a Velox file images and elemental maps, but no spectra.
     """
     import h5py
 
@@ -39,7 +39,7 @@ def _read_velox(file: Any) -> list[Signal]:
     try:
         reader.read_file(file)
     except Exception:
-        # The reader fails at the first image or spectrum that it cannot read; it keeps what came before.
+        # The reader fails at the first image or spectrum that it cannot read, but keeps the ones before it.
         if not reader.dictionaries:
             raise
     return reader.dictionaries
@@ -48,5 +48,5 @@ def _read_velox(file: Any) -> list[Signal]:
 def _read_berkeley(path: Path) -> list[Signal]:
     from rsciio.emd import file_reader
 
-    # When it stacks groups, the reader takes "image_1" and "image_10" for one series.
+    # If told to stack groups, the reader puts "image_1" and "image_10" into one series.
     return file_reader(str(path), stack_group=False)

@@ -17,7 +17,7 @@ def read_hspy(path: Path) -> list[Signal]:
 
 
 def check_hdf5(path: Path, file: Any) -> None:
-    """Refuse links and data sets that reach into other files, and sizes that the file cannot hold.
+    """Refuse links and data sets in other files, and sizes larger than the file can hold.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def check_hdf5(path: Path, file: Any) -> None:
         if info.type == h5o.TYPE_DATASET:
             datasets.append(name)
 
-    # h5py's own visititems() opens every object, which takes as long as reading the file.
+    # h5py's visititems() opens every object, which takes as long as reading the file.
     file.id.links.visit(note_link, info=True)
     h5o.visit(file.id, note_object, info=True)
     claimed_bytes = 0

@@ -1,7 +1,7 @@
 """Reads MRC files with the header definitions of mrcfile.
 
-mrcfile's own reader allocates whatever a header claims and trusts the machine stamp, and RosettaSciIO's gives
-a size of 1 nm where the header has none; so the header is judged here.
+The header is checked here, because mrcfile's own reader allocates any size that it claims and trusts the
+machine stamp, and RosettaSciIO's reader gives 1 nm per pixel if it has no pixel size.
 """
 
 import math
@@ -23,7 +23,7 @@ def read_mrc(path: Path) -> list[Signal]:
     Returns
     -------
     list of Signal
-        One; a scale of 0 where the header has no cell.
+        One. Its scale is 0 if the header has no cell.
 
     Raises
     ------
@@ -53,7 +53,8 @@ def _read_header(path: Path) -> tuple[Any, str]:
         start = file.read(HEADER_DTYPE.itemsize)
     if len(start) < HEADER_DTYPE.itemsize:
         raise ValueError("it is shorter than a header")
-    # Some programs write a wrong machine stamp. In the wrong byte order small numbers become huge.
+    # The machine stamp is not used, since some programs write a wrong one. In the wrong byte order small
+    # numbers become huge.
     for order in "<>":
         header = np.frombuffer(start, HEADER_DTYPE.newbyteorder(order)).view(np.recarray)[0]
         if 0 <= header.mode < 2**16 and 0 < header.nx < 2**16:
@@ -62,7 +63,7 @@ def _read_header(path: Path) -> tuple[Any, str]:
 
 
 def _pixel_size(header: Any) -> list[float]:
-    """Return height and width of a pixel in Å; 0 where the header was not filled in."""
+    """Return height and width of a pixel in Å, or 0 if the header was not filled in."""
     lengths = [float(header.cella[name]) for name in ("y", "x")]
     counts = [int(header[name]) for name in ("my", "mx")]
     # A cell of zero or negative length, or without samples, was not filled in.

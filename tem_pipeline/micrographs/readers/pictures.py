@@ -17,7 +17,7 @@ def read_picture(path: Path) -> list[Signal]:
     Returns
     -------
     list of Signal
-        One; with an axis "sample" for colour or transparency.
+        One. It has an axis "sample" if it has colour or transparency.
     """
     from PIL import Image
 

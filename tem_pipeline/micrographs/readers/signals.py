@@ -1,7 +1,7 @@
-"""What every reader gives, and how it refuses a file.
+"""The result of every reader, and how a reader refuses a file.
 
-A reader is a function of a path. It returns one signal per data set of the file and judges nothing: what is
-a micrograph is decided in `judging`.
+A reader is a function that takes a path and returns one signal per data set of the file. `judging` decides
+which of them are micrographs.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 Signal = dict[str, Any]
-"""One data set, as RosettaSciIO gives it: "data", "axes", "metadata", "original_metadata". A reader may add
-"acquisition", equal for the images of one acquisition."""
+"""One data set in RosettaSciIO's form: "data", "axes", "metadata", "original_metadata". A reader may add
+"acquisition", the same for all images of one acquisition."""
 
 Part = TypeVar("Part")
 
-# A header may claim any size. Real pixels compress a hundredfold at most, and blank images up to the allowed
-# size do no harm.
+# A header may claim any size. Real images compress a hundredfold at most. Smaller claims than the allowed
+# bytes do no harm, even if the image is blank and compresses better.
 _MAX_EXPANSION = 100
 _ALWAYS_ALLOWED_BYTES = 2**28
 
 
 class Refused(Exception):
-    """Why a file or one of its data sets is no micrograph; the caller adds the file's name."""
+    """Why a file or one of its data sets is not a micrograph. The caller adds the file's name."""
 
 
 def read_parts(parts: Iterable[Part], read: Callable[[Part], Iterable[Signal]]) -> list[Signal]:
-    """Read the parts of a file one by one, so that a bad one does not take the others with it.
+    """Read the parts of a file one by one, so that the good ones are read even if others are bad.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def read_parts(parts: Iterable[Part], read: Callable[[Part], Iterable[Signal]]) 
     Returns
     -------
     list of Signal
-        Those of all parts that can be read.
+        From all parts that can be read.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def check_claimed_size(path: Path, claimed_bytes: int) -> None:
     Raises
     ------
     Refused
-        Before anything is allocated.
+        Raised before memory is allocated.
     """
     stored_bytes = path.stat().st_size
     if claimed_bytes > max(_ALWAYS_ALLOWED_BYTES, _MAX_EXPANSION * stored_bytes):
@@ -78,12 +78,12 @@ def check_claimed_size(path: Path, claimed_bytes: int) -> None:
 
 
 def reason_of(error: BaseException, path: Path) -> str:
-    """Say in one line what went wrong, for a person who does not know the libraries.
+    """Explain an error in one line, for a person who does not know the libraries.
 
     Parameters
     ----------
     error : exception
-        `Refused`, or whatever a library raised.
+        `Refused`, or any exception from a library.
     path : Path
         The file that was read.
 

@@ -1,8 +1,8 @@
-"""Reads TIA files: pixels are in .ser files, what they are is in the .emi beside them.
+"""Reads TIA files: the pixels are in .ser files, their description is in the .emi file beside them.
 
-RosettaSciIO's `file_reader()` takes the unit of every .ser from the first object of the .emi, and its search
-for the .ser files fails in folders with brackets in their names. Its private reader of one .ser with one
-object does neither, so the files are found and paired with their objects here.
+RosettaSciIO's `file_reader()` takes the unit of every .ser from the first object of the .emi, and does not
+find .ser files in folders with brackets in their names. Therefore the files are found and paired with their
+objects here, and read with its private reader for one .ser and one object.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from tem_pipeline.micrographs.calibration import unit_kind
 from tem_pipeline.micrographs.readers.signals import Refused, Signal, read_parts
 
 _ABSURD_METRES = 1e9
-"""A pixel of this size or more is a reciprocal length that was taken for metres."""
+"""If a pixel seems to be this large, its unit is a reciprocal length that was read as metres."""
 
 
 def series_base(path: Path) -> str | None:
-    """Return NAME of NAME_1.ser, and None for every other name."""
+    """Return NAME for NAME_1.ser, and None for any other file name."""
     match = re.fullmatch(r"(.+)_[1-9]\.ser", path.name, re.IGNORECASE | re.DOTALL)
     return match[1] if match else None
 
@@ -30,7 +30,7 @@ def read_tia(path: Path) -> list[Signal]:
     Parameters
     ----------
     path : Path
-        Of a NAME_1.ser with NAME.emi beside it, the unit is taken from there.
+        The unit of NAME_1.ser is taken from NAME.emi beside it, if there is one.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def _read_ser(path: Path, objects: list[str]) -> list[Signal]:
     signals = ser_reader(str(path), described or None)
     for signal in signals:
         for axis in signal["axes"][-2:]:
-            # Without its .emi, the 1/m of a diffraction pattern is read as m.
+            # Without the .emi, a diffraction pattern's 1/m is read as m.
             is_absurd = unit_kind(axis.get("units")) == "length" and abs(axis["scale"]) >= _ABSURD_METRES
             if is_absurd or ("Diffraction" in mode and "STEM" not in mode):
                 axis["units"] = "1 / nm"

@@ -1,8 +1,9 @@
 """Reads TIFF files of cameras, microscopes and ImageJ.
 
-RosettaSciIO's `file_reader()` opens the file itself: its sizes could only be checked by parsing it twice, and
-one page that cannot be read fails the whole file. So its private reader of one series is used, on a file
-opened here. Corrected afterwards: units of ImageJ that it does not know, and diffraction patterns of TVIPS.
+RosettaSciIO's `file_reader()` opens the file itself, so checking sizes first would parse it twice, and it
+fails for the whole file if one page cannot be read. Therefore its private reader of one series is used, on a
+file opened here. Two things are corrected afterwards: ImageJ units that it does not know, and TVIPS
+diffraction patterns.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from pathlib import Path
 from tem_pipeline.micrographs.readers.signals import Refused, Signal, check_claimed_size, read_parts
 
 _TVIPS_DIFFRACTION = 3
-"""TVIPS' number for an illumination mode in diffraction."""
+"""TVIPS' number for diffraction mode."""
 
 
 def read_tiff(path: Path) -> list[Signal]:
@@ -41,7 +42,7 @@ def read_tiff(path: Path) -> list[Signal]:
     with _logged_errors("tifffile") as logged, TiffFile(path) as tiff:
         check_claimed_size(path, sum(max(0, int(series.nbytes)) for series in tiff.series))
         signals = read_parts(tiff.series, lambda series: [read_series(tiff, series, str(path))])
-    # tifffile goes on with the pages that are left.
+    # tifffile only logs this and goes on with the remaining pages.
     if any("invalid page offset" in line or "corrupted file" in line for line in logged):
         raise Refused("it is cut short, some of its images are missing: copy or export it again")
     for signal in signals:
@@ -51,7 +52,7 @@ def read_tiff(path: Path) -> list[Signal]:
 
 
 def _correct_imagej_unit(signal: Signal) -> None:
-    """Take the unit from ImageJ's description; RosettaSciIO knows "micron" only and drops every other."""
+    """Take the unit from ImageJ's description, because RosettaSciIO drops all units except "micron"."""
     tags, axes = signal["original_metadata"], signal["axes"][-2:]
     description = tags.get("ImageDescription")
     if not isinstance(description, str) or not description.startswith("ImageJ="):
@@ -65,7 +66,7 @@ def _correct_imagej_unit(signal: Signal) -> None:
 
 
 def _correct_tvips_diffraction(signal: Signal) -> None:
-    """Mark the axes of a diffraction pattern, which RosettaSciIO gives as lengths."""
+    """Give the axes of a diffraction pattern a reciprocal unit; RosettaSciIO gives them lengths."""
     tvips = signal["original_metadata"].get("TVIPS")
     if isinstance(tvips, dict) and tvips.get("TemMode") == _TVIPS_DIFFRACTION:
         for axis in signal["axes"][-2:]:
@@ -74,7 +75,7 @@ def _correct_tvips_diffraction(signal: Signal) -> None:
 
 @contextlib.contextmanager
 def _logged_errors(name: str) -> Iterator[list[str]]:
-    """Collect the errors that a library only logs, in this thread."""
+    """Collect the errors that a library logs in this thread without raising them."""
     lines: list[str] = []
     logger, thread = logging.getLogger(name), threading.get_ident()
 

@@ -28,8 +28,8 @@ from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.resources import Platform, TrainingPlan
 from tem_pipeline.segmentation.instances import label_instances
 from tem_pipeline.storage import collect_unreferenced, write_content
+from tem_pipeline.tables import LOSSES
 from tem_pipeline.training.fitting import PROFILES, Profile
-from tem_pipeline.training.losses import LOSSES
 
 GROUP: dict[str, Any] = {"group_name": "training", "key_prefix": "training", "io_manager_key": "tables"}
 CATALOGUE = {"annotated_images": dg.AssetIn(key_prefix="training")}

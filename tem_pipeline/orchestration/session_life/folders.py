@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tem_pipeline.errors import UserError
+from tem_pipeline.micrographs.hashes import file_digest
 from tem_pipeline.micrographs.reading import SUPPORTED_SUFFIXES
 from tem_pipeline.micrographs.sessions import (
     FOREIGN_IMAGE_SUFFIXES,
     SESSION_YAML,
-    file_digest,
     is_unfinished,
     session_fingerprint,
     session_key,

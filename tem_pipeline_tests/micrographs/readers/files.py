@@ -23,7 +23,7 @@ def refusal(path: Path, **options: bool) -> str:
 
 
 def signal_of(data: np.ndarray, scale: float = 0.1, units: str = "nm", title: str = "HAADF") -> dict:
-    """Make what RosettaSciIO's writers take."""
+    """Make the signal that RosettaSciIO's writers take."""
     names = [None, "y", "x"][-data.ndim :]
     axes = [
         {"name": name, "size": size, "scale": scale, "offset": 0.0, "units": units, "navigate": False}

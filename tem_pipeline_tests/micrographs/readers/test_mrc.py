@@ -36,7 +36,7 @@ def test_a_bad_cell_gives_no_pixel_size_instead_of_one_nanometre(tmp_path, image
     assert read_micrographs(path)[0].pixel_size_nm is None
 
 
-def test_big_endian_files_without_a_right_stamp_are_read(tmp_path, image):
+def test_big_endian_files_with_a_wrong_machine_stamp_are_read(tmp_path, image):
     path = tmp_path / "a.mrc"
     write_mrc(path, image.astype(np.int16), 2.0)
     with mrcfile.open(path) as mrc:

@@ -26,7 +26,7 @@ def test_imagej_pixel_sizes_are_read_in_every_unit(tmp_path, image, unit, per_un
 
 
 @pytest.mark.parametrize("unit", ["inch", "cm", "pixel", "", None])
-def test_print_resolution_is_no_calibration(tmp_path, image, unit):
+def test_print_resolution_is_not_a_calibration(tmp_path, image, unit):
     path = tmp_path / "a.tif"
     metadata = {} if unit is None else {"unit": unit}
     tifffile.imwrite(path, image, imagej=True, resolution=(72, 72), metadata=metadata)
@@ -35,12 +35,12 @@ def test_print_resolution_is_no_calibration(tmp_path, image, unit):
     assert read_micrographs(path)[0].pixel_size_nm is None
 
 
-def test_imagej_units_without_a_resolution_are_no_calibration(tmp_path, image):
+def test_imagej_units_without_a_resolution_are_not_a_calibration(tmp_path, image):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, image, imagej=True, resolution=(10, 10), metadata={"unit": "nm"})
     assert read_micrographs(path)[0].pixel_size_nm is not None
     content = path.read_bytes()
-    for tag in (282, 283):  # XResolution and YResolution get numbers that nobody knows
+    for tag in (282, 283):  # XResolution and YResolution get unknown tag numbers
         entry = np.array([tag, 5], "<u2" if content[:2] == b"II" else ">u2")
         content = content.replace(
             entry.tobytes(), (entry + np.array([65100 - 282, 0])).astype(entry.dtype).tobytes()

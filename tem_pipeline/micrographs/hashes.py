@@ -1,0 +1,50 @@
+"""Hashes of files and of pixels, by which equal files and equal images are recognised."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from tem_pipeline.errors import UserError
+from tem_pipeline.text import printable
+
+
+def file_digest(path: Path) -> tuple[int, str]:
+    """Give the size in bytes and the SHA-256 of a file's content.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+            return file.tell(), content
+    except OSError as error:
+        raise UserError(f"{printable(path)}: it cannot be read ({error.strerror})") from error
+
+
+def file_sha256(path: Path) -> str | None:
+    """Give the SHA-256 of a file's content, or None if the file cannot be read."""
+    try:
+        return file_digest(path)[1]
+    except UserError:
+        return None
+
+
+def pixel_sha256(image: np.ndarray) -> str:
+    """Hash the shape and values of an image.
+
+    The same values in another integer or float type give the same hash, as an export may change the type.
+
+    Parameters
+    ----------
+    image : ndarray, (height, width)
+    """
+    digest = hashlib.sha256(np.array(image.shape, dtype="<i8").tobytes())
+    rows = max(1, 2**20 // image.shape[1])
+    with np.errstate(over="ignore"):
+        for start in range(0, len(image), rows):
+            digest.update(image[start : start + rows].astype("<f4").tobytes())
+    return digest.hexdigest()
