@@ -50,7 +50,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["table.parquet"]
 
 
-def test_a_full_disk_is_a_line_that_names_the_file_and_keeps_the_old_one(tmp_path: Path):
+def test_a_full_disk_is_reported_in_one_line_and_keeps_the_old_file(tmp_path: Path):
     target = tmp_path / "table.parquet"
     target.write_bytes(b"old")
     with pytest.raises(UserError, match=r"table\.parquet.*No space left"), atomic_path(target):
@@ -59,7 +59,7 @@ def test_a_full_disk_is_a_line_that_names_the_file_and_keeps_the_old_one(tmp_pat
 
 
 @pytest.mark.parametrize("key", ["../x", "a/b", "", ".hidden", "a..b", "x" * 200, "a b", "a\nb"])
-def test_no_session_key_leads_out_of_the_lake(layout: Layout, key: str):
+def test_a_session_key_cannot_lead_out_of_the_lake(layout: Layout, key: str):
     with pytest.raises(UserError, match="not safe"):
         layout.partition("particle_table", key)
     with pytest.raises(UserError, match="not safe"), session_lock(layout, key):
@@ -92,14 +92,14 @@ def test_a_tiff_keeps_its_pixels_and_its_scale(tmp_path: Path, dtype: str):
             assert (file.imagej_metadata or {})["unit"] == "nm"
 
 
-def test_equal_content_is_written_once_and_other_content_beside_it(tmp_path: Path):
+def test_equal_content_is_written_once(tmp_path: Path):
     first = write_content(tmp_path, "image", ".tif", b"one")
     assert write_content(tmp_path, "image", ".tif", b"one") == first
     second = write_content(tmp_path, "image", ".tif", b"two")
     assert {path.name for path in tmp_path.iterdir()} == {first, second}
 
 
-def test_what_no_table_names_is_collected_later_not_at_once(tmp_path: Path):
+def test_unreferenced_files_are_deleted_only_after_some_time(tmp_path: Path):
     kept = write_content(tmp_path, "kept", ".tif", b"1")
     old = write_content(tmp_path, "old", ".tif", b"2")
     assert collect_unreferenced(tmp_path, [kept]) == 0
@@ -109,7 +109,7 @@ def test_what_no_table_names_is_collected_later_not_at_once(tmp_path: Path):
     assert not (tmp_path / old).exists()
 
 
-def test_a_session_is_locked_for_others_until_its_holder_dies(layout: Layout):
+def test_a_session_lock_is_freed_when_its_process_dies(layout: Layout):
     script = (
         "import sys, time; from upath import UPath; from tem_pipeline.storage import Layout, session_lock\n"
         f"with session_lock(Layout(UPath({str(layout.data_root)!r}), UPath('m')), 's'):\n"

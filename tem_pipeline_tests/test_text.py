@@ -25,7 +25,7 @@ def test_only_characters_that_are_not_printable_are_replaced(text):
 
 
 @pytest.mark.parametrize("text", ["a.tif", "Pt 5 nm, Å, 日本語, é, 😀"])
-def test_plain_text_stays_as_it_is(text):
+def test_plain_text_is_unchanged(text):
     assert printable(text) == encodable(text) == text
 
 
@@ -39,7 +39,7 @@ def test_some_characters_may_be_kept():
 
 
 @given(file_names)
-def test_every_name_of_a_file_can_be_stored_in_a_table(name):
+def test_every_file_name_can_be_stored_in_a_table(name):
     encodable(name).encode("utf-8")
 
 

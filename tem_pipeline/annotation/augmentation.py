@@ -1,7 +1,7 @@
-"""Makes many training crops of few annotated images, and keeps them as Parquet shards.
+"""Makes many training crops from few annotated images, and stores them as Parquet shards.
 
-Every row is one affine warp of an image and its mask by the same geometry, then a change of the image's
-intensities; its transform is kept with it. Which images are for training is left to `splitting`.
+For each crop, image and mask are warped by the same affine map, then the image's intensities are changed. The
+transform is stored with the crop. `splitting` decides which images are for training.
 """
 
 import io
@@ -28,26 +28,24 @@ from tem_pipeline.errors import UserError
 from tem_pipeline.storage import AnyPath, write_content
 from tem_pipeline.tables import SHARD_SCHEMA
 
-"""Standardised intensities lie in -8 … 8; shards keep them as 16-bit PNG over that range."""
-
 MAX_SCALE = 1.33
 FOREGROUND_SHARE = 0.5
-"""Share of the crops that are placed on a particle; the others lie anywhere, on a particle or not."""
+"""Share of the crops that are placed on a particle; the others are placed at random."""
 
 _ROWS_AT_ONCE = 32
-_BORDER = "mirror"  # what little a turned crop sees beyond the image
+_BORDER = "mirror"  # fills the part of a crop that is outside the image
 
 
 @dataclass(frozen=True)
 class Transform:
-    """What was done to an image to make a crop of it, in this order.
+    """The steps that made a crop from an image, in this order.
 
     Attributes
     ----------
     shift_y_px, shift_x_px : float
         From the image's centre to the crop's centre, in pixels of the image.
     flip : bool
-        Mirrored left to right, before it was turned.
+        Mirrored left to right, before turning.
     angle_deg : float
         Turned counter-clockwise, as seen with the first row on top.
     scale : float
@@ -57,7 +55,7 @@ class Transform:
     gamma : float
         Exponent of a tone curve between the crop's darkest and brightest value; 1 for none.
     gain, offset : float
-        Intensities are multiplied by the first, then the second is added.
+        Intensities are multiplied by `gain`, then `offset` is added.
     """
 
     shift_y_px: float
@@ -79,11 +77,11 @@ class AugmentedRow:
     Attributes
     ----------
     row : int
-        Its number; with the seed it decides everything random about the row.
+        Number of the crop. Seed and number decide all its random values.
     image : ndarray, (crop_px, crop_px), float32
     class_map : ndarray, (crop_px, crop_px), uint8
     source_image, source_sha256, group : str
-        Name, pixel hash and source micrograph of the image it was made of.
+        Name, pixel hash and source micrograph of the annotated image.
     part : str
         The part of the split that the image belongs to.
     transform : Transform
@@ -107,16 +105,16 @@ def augment_images(
     part: str = "training",
     threads: int = 1,
 ) -> Iterator[AugmentedRow]:
-    """Make crops of annotated images by flip, turn, scale, shift and change of intensities.
+    """Make crops of annotated images by flipping, turning, scaling, shifting and changing intensities.
 
-    Each image gives as many rows as any other, give or take one; those of one image follow each other. Every
-    row has its own random stream, of `seed` and its number. Crops stay within the image where it is large
-    enough for the turned crop; where it isn't, what lies beyond is mirrored.
+    All images give the same number of rows, to within one. Rows of one image follow each other. Every row has
+    its own random stream, from `seed` and its number. Crops stay inside the image if it is large enough for
+    the turned crop; otherwise the image is continued by mirroring.
 
     Parameters
     ----------
     images : sequence of AnnotatedImage
-        Those of one part of the split.
+        Images of one part of the split.
     count : int
         Number of rows.
     crop_px : int
@@ -125,7 +123,7 @@ def augment_images(
     part : str
         Name of that part, kept with every row.
     threads : int
-        Make so many rows at the same time; they are the same, in the same order, with any number.
+        Number of rows made at the same time. It changes neither the rows nor their order.
 
     Yields
     ------
@@ -134,14 +132,14 @@ def augment_images(
     Raises
     ------
     UserError
-        If there is no image to make rows of.
+        If there are no images.
     """
     if not images and count:
         raise UserError("there is no training image to augment: annotate more images")
     if count < 0 or crop_px < 1:
         raise ValueError(f"count and crop_px must be positive, not {count} and {crop_px}")
     ordered = sorted(images, key=lambda image: image.name)
-    # Which images give a row more than others is drawn too.
+    # A random order, because the first images give one row more.
     order = np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(ordered))
     first = 0
     with ThreadPoolExecutor(threads) as pool:
@@ -178,20 +176,20 @@ def _augmented_row(
 def write_shards(
     rows: Iterable[AugmentedRow], folder: AnyPath, rows_per_shard: int = 256, threads: int = 1
 ) -> list[AnyPath]:
-    """Write rows as Parquet shards, each whole or not at all.
+    """Write rows as Parquet shards, each in one step.
 
-    Shards carry a hash of their content in their names, so none is ever overwritten by other rows. A table
-    written after them makes them a data set, in one step: that is left to the caller.
+    A shard's name contains a hash of its content, so it is never overwritten by other rows. The caller then
+    writes the table that lists the shards.
 
     Parameters
     ----------
     rows : iterable of AugmentedRow
-        Taken one shard at a time.
+        Consumed one shard at a time.
     folder : path
         Local or remote.
     rows_per_shard : int
     threads : int
-        Encode so many rows at the same time.
+        Number of rows encoded at the same time.
 
     Returns
     -------
@@ -216,9 +214,9 @@ def read_shards(shards: Sequence[AnyPath], threads: int = 1) -> tuple[np.ndarray
     Parameters
     ----------
     shards : sequence of path
-        As `write_shards` gives them; all crops of one size.
+        From `write_shards`. All crops have the same size.
     threads : int
-        Decode so many crops at the same time.
+        Number of crops decoded at the same time.
 
     Returns
     -------
@@ -228,12 +226,12 @@ def read_shards(shards: Sequence[AnyPath], threads: int = 1) -> tuple[np.ndarray
     Raises
     ------
     UserError
-        If there is no row, or a shard is missing or damaged.
+        If there are no rows, or a shard is missing or damaged.
     """
     images = class_maps = np.empty(0)
     position = 0
     try:
-        # Room for all is made once: in the paper's profile the crops take over half a gigabyte.
+        # Allocated once: with the paper profile the crops take over half a gigabyte.
         total = sum(_count_rows(shard) for shard in shards)
         with ThreadPoolExecutor(threads) as pool:
             for shard in shards:
@@ -275,8 +273,8 @@ class _Source:
 
 
 def _prepare(annotated: AnnotatedImage) -> _Source:
-    # Cubic splines keep the noise as it is; linear interpolation would smooth it by turns. Their
-    # coefficients are computed once for all crops of an image.
+    # Cubic splines keep the noise; linear interpolation would smooth it, more or less depending on the angle.
+    # The coefficients are computed once for all crops of an image.
     coefficients = spline_filter(annotated.image, order=3, output=np.dtype(np.float32), mode=_BORDER)
     return _Source(
         coefficients=np.asarray(coefficients),
@@ -301,7 +299,7 @@ def _draw_transform(rng: np.random.Generator, source: _Source, crop_px: int) -> 
         centre = np.array(np.unravel_index(pixel, source.class_map.shape)) + aside
     turned = np.deg2rad(angle)
     reach = (crop_px - 1) / 2 / scale * (abs(np.sin(turned)) + abs(np.cos(turned)))
-    # Where the turned crop doesn't fit, it still lies on the image's middle.
+    # A turned crop that doesn't fit is centred on the image.
     low = np.minimum(reach, (shape - 1) / 2)
     centre = np.clip(centre, low, shape - 1 - low)
     shift = centre - (shape - 1) / 2
@@ -320,9 +318,9 @@ def _draw_transform(rng: np.random.Generator, source: _Source, crop_px: int) -> 
 
 
 def _warp(source: _Source, transform: Transform, crop_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """Take the crop out of image and mask by one and the same affine map."""
+    """Cut the crop from image and mask with the same affine map."""
     turned = np.deg2rad(transform.angle_deg)
-    # Rows count downwards: this turns the picture counter-clockwise as seen.
+    # Row numbers increase downwards, so this matrix turns the picture counter-clockwise as seen.
     matrix = np.array([[np.cos(turned), np.sin(turned)], [-np.sin(turned), np.cos(turned)]]) / transform.scale
     if transform.flip:
         matrix[1] *= -1
@@ -336,8 +334,8 @@ def _warp(source: _Source, transform: Transform, crop_px: int) -> tuple[np.ndarr
         "output": np.float32,
     }
     image = affine_transform(source.coefficients, order=3, prefilter=False, **geometry)
-    # Each class interpolated on its own and the largest taken: boundaries are moved by less than a pixel and
-    # to neither side, which the nearest neighbour's staircase would not give under a turn.
+    # Each class is interpolated separately and the largest share wins. This moves boundaries by less than a
+    # pixel and without bias; nearest-neighbour interpolation would make staircases.
     shares = [affine_transform(share, order=1, **geometry) for share in source.shares]
     background = 1 - np.sum(shares, axis=0)
     return image, np.argmax([background, *shares], axis=0).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Annotated images with their split as one table: what every training step reads."""
+"""Stores annotated images and their split in one table, which every training step reads."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tem_pipeline.errors import UserError
 
 
 def to_catalogue(annotated: AnnotatedSet, parts: Sequence[str], split_seed: int) -> pd.DataFrame:
-    """Lay images, class maps and the split into a table.
+    """Put images, class maps and the split into a table.
 
     Parameters
     ----------
@@ -19,16 +19,15 @@ def to_catalogue(annotated: AnnotatedSet, parts: Sequence[str], split_seed: int)
     parts : sequence of str
         training, validation or test for every image.
     split_seed : int
-        That the split was made with.
+        Seed of the split.
 
     Returns
     -------
     DataFrame
-        One row an image; `dataset_hash` covers images, masks, sources and the split. Pixels are 16-bit PNG of
-        the standardised image, class maps 8-bit PNG.
+        One row per image. `dataset_hash` covers images, masks, sources and the split. Standardised images are
+        16-bit PNGs, class maps 8-bit PNGs.
     """
-    # Models are compared on the test images of the split that they were trained with: another split of the
-    # same images is another data set.
+    # The split is part of the hash, because models are compared on the test images of their own split.
     split = "\n".join([annotated.sha256, *parts])
     dataset_hash = hashlib.sha256(split.encode()).hexdigest()
     rows = [
@@ -64,7 +63,7 @@ def from_catalogue(catalogue: pd.DataFrame, part: str) -> list[AnnotatedImage]:
     """
     chosen = catalogue[catalogue["part"] == part]
     if chosen.empty:
-        raise UserError(f"the annotated images hold no {part} image: materialise annotated_images again")
+        raise UserError(f"there is no {part} image in annotated_images: materialise it again")
     return [
         AnnotatedImage(
             name=row["name"],

@@ -254,8 +254,7 @@ def _read(folder: Path) -> tuple[AnnotatedSet | None, list[str]]:
     annotation_kinds = ("masks", "shells") if has_shells else ("masks",)
     faults += _missing_pairs(files, annotation_kinds)
     faults += [
-        f"{DATASET_YAML}: groups names {printable(name)!r}, which is no image of images/: "
-        "correct or remove it"
+        f"{DATASET_YAML}: groups names {printable(name)!r}, which is not in images/: correct or remove it"
         for name in description.groups
         if name not in files["images"]
     ]
@@ -269,7 +268,7 @@ def _read(folder: Path) -> tuple[AnnotatedSet | None, list[str]]:
             faults.append(str(fault))
     if not files["images"]:
         faults.append(
-            "images/ is empty: put micrographs there and their masks, of the same names, into masks/"
+            "images/ is empty: put micrographs there and their masks, with the same names, into masks/"
         )
     if faults:
         return None, faults
@@ -307,12 +306,12 @@ def _missing_pairs(files: dict[str, dict[str, Path]], annotation_kinds: Sequence
     for kind in annotation_kinds:
         faults += [
             f"images/{printable(file.name)}: has no {kind}/{printable(name)}.png (or .tif): "
-            "add it, all 0 if nothing is to be seen there"
+            "add it, all 0 if the image shows no particles"
             for name, file in files["images"].items()
             if name not in files[kind]
         ]
         faults += [
-            f"{kind}/{printable(file.name)}: has no image of that name in images/: "
+            f"{kind}/{printable(file.name)}: has no image with this name in images/: "
             "add the image or remove this"
             for name, file in files[kind].items()
             if name not in files["images"]

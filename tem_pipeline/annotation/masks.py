@@ -15,7 +15,7 @@ from tem_pipeline.text import printable
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
-_CODING = "use 0 for background and 255 for particles, or 1, 2, 3 … for one particle each"
+_CODING = "use 0 for background and 255 for particles, or a separate number 1, 2, 3 … per particle"
 
 
 @dataclass
@@ -57,7 +57,7 @@ def read_annotation(name: str, files: dict[str, Path]) -> Annotation:
         outside = np.count_nonzero(core & ~whole)
         if outside > np.count_nonzero(core) / 2:
             raise Fault(
-                f"shells/{printable(files['shells'].name)}: most of the cores lie outside: "
+                f"shells/{printable(files['shells'].name)}: most of the cores are outside the shells: "
                 "draw whole particles, core and shell together"
             )
         class_map = np.where(core, np.uint8(2), whole.astype(np.uint8))
@@ -110,7 +110,7 @@ def _read_mask(file: Path, kind: str, shape: tuple[int, ...]) -> tuple[np.ndarra
     values = np.unique(mask)
     if np.any(values < 0) or np.any(values != np.floor(values)) or values[-1] > np.iinfo(np.int32).max:
         raise Fault(
-            f"{where}: a mask holds whole numbers from 0 on, not {values[0]:g} … {values[-1]:g}: {_CODING}"
+            f"{where}: a mask has whole numbers from 0 upwards, not {values[0]:g} … {values[-1]:g}: {_CODING}"
         )
     labels = values[values > 0]
     foreground = mask > 0
@@ -130,6 +130,6 @@ def _check_instances(where: str, instances: np.ndarray, count: int) -> None:
     pieces = int(label(instances, connectivity=2).max())
     if pieces >= 4 * count:
         raise Fault(
-            f"{where}: its {count} labels lie in {pieces} pieces, so they seem to code classes: "
+            f"{where}: its {count} labels are in {pieces} pieces, so they seem to code classes: "
             "give each particle its own label, or use 255 for all cores, and put whole particles into shells/"
         )

@@ -1,4 +1,4 @@
-"""Standardised images and class maps as PNG, the form in which training tables hold them."""
+"""Encodes standardised images and class maps as PNG for the training tables."""
 
 import io
 import zlib
@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 INTENSITY_LIMIT = 8.0
-"""Standardised intensities lie within ± this; `micrographs.intensity.standardise` clips there."""
+"""`micrographs.intensity.standardise` clips intensities to ± this value."""
 
 _LEVELS = 65535
 
@@ -40,7 +40,7 @@ def decode_class_map(content: bytes) -> np.ndarray:
 
 def _encode(image: np.ndarray) -> bytes:
     stream = io.BytesIO()
-    # Noise holds no repetitions to search for, and a mask is made of runs.
+    # Run-length coding is enough: noise has no repetitions, and a mask consists of runs.
     Image.fromarray(image).save(stream, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
     return stream.getvalue()
 

@@ -1,7 +1,7 @@
-"""Splits annotated images by source micrograph, so that no micrograph stands on two sides of a split.
+"""Splits annotated images by source micrograph, so that no micrograph is in two parts of the split.
 
-Sources are those that a person names; where nobody does, crops that overlap are found by their pixels.
-Crops of one micrograph that share no area cannot be found: they have to be named in dataset.yaml.
+Sources are named in dataset.yaml. For images without a named source, overlapping crops are found by comparing
+pixels. Crops of one micrograph that do not overlap cannot be found, so their source must be named.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,16 +20,16 @@ from tem_pipeline.errors import UserError
 PARTS = ("training", "validation", "test")
 
 MIN_SIGNIFICANCE = 9.0
-"""Correlation in units of its standard deviation between unrelated images, above which crops overlap.
+"""Crops overlap if their correlation exceeds this many standard deviations between unrelated images.
 
-On the 20 crops of the reference set the overlapping pairs reach 15 to 40, all other pairs at most 6.0, each
-the largest value over all shifts.
+Among the 20 crops of the reference set, overlapping pairs reach 15 to 40 and all other pairs at most 6.0 (the
+largest value over all shifts).
 """
 
 _MIN_BLOCK_SIGNIFICANCE = 2.5
 _MIN_OVERLAP = 0.03  # of the smaller image's area
-_STARTS = 300  # enough that brute force found nothing nearer for up to 7 sources
-_PEAKS = 4  # a burnt-in text may correlate better than the crops do
+_STARTS = 300  # for up to 7 sources, brute force found no better split than this many starts
+_PEAKS = 4  # burnt-in text may correlate better than the crops do
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Overlap:
     first, second : int
         Positions of the images, first < second.
     shift_px : (int, int)
-        Row and column of the first image at which the second one's corner lies, to about 2 px for images of
+        Row and column of the first image at the second image's top left corner, to about 2 px for images of
         512 px.
     correlation : float
         Normalised correlation of the band-passed images over the common area.
@@ -57,18 +57,18 @@ class Overlap:
 
 
 def find_overlaps(images: Sequence[np.ndarray], known_apart: np.ndarray | None = None) -> list[Overlap]:
-    """Find the pairs of images that show a common area, shifted, at any exposure.
+    """Find the pairs of images that show a common area, at any shift and exposure.
 
-    Images are band-passed (2 to 8 px for images of 512 px), which leaves nothing of exposure, illumination
-    and most of the noise, and correlated over all shifts. The correlation is held against its standard
-    deviation between unrelated images with the same autocorrelations (Bartlett), so that images of equal
-    particles or of a lattice aren't taken for one another, and must come from the whole common area, so that
-    scale bars and texts at the same place aren't either. Turned, mirrored or rescaled copies are not found.
+    Images are band-passed (2 to 8 px for images of 512 px), which removes exposure, illumination and most of
+    the noise, and then correlated over all shifts. The correlation is divided by its standard deviation
+    between unrelated images with the same autocorrelations (Bartlett), so that unrelated images of similar
+    particles or lattices do not match. It must come from the whole common area, so that equal scale bars or
+    texts do not match. Turned, mirrored or rescaled copies are not found.
 
     Parameters
     ----------
     images : sequence of ndarray, (height, width)
-        Of any sizes, at the same scale.
+        Any sizes, same scale.
     known_apart : ndarray of bool, (n, n), optional
         Pairs that need no comparison.
 
@@ -92,7 +92,7 @@ def find_overlaps(images: Sequence[np.ndarray], known_apart: np.ndarray | None =
     largest = [max(image.shape[axis] for image in small.values()) for axis in (0, 1)]
     padded = tuple(fft.next_fast_len(2 * size, real=True) for size in largest)
     spectra = {i: fft.rfft2(s, padded) for i, s in small.items()}
-    # The sums of the products of autocorrelations: how many pixels count as one independent one.
+    # Sums of the products of autocorrelations: how many pixels count as one independent pixel.
     powers = np.stack([_power(spectra[i], padded[1]).ravel() / small[i].size for i in needed])
     dependences = powers @ powers.T / prod(padded)
     del powers
@@ -133,18 +133,18 @@ def source_groups(
     Parameters
     ----------
     names : sequence of str
-        Of the images; all different.
+        Names of the images, all different.
     images : sequence of ndarray, (height, width)
     sources : sequence of str or None, optional
-        The sources that a person gave. Equal names are one source. Where both images of a pair have one and
-        come from the same set, they are believed, also where their crops overlap.
+        The sources named in dataset.yaml. Equal names are one source. Two images of the same set with
+        different named sources stay apart, even if they overlap.
     sets : sequence of str, optional
-        The annotated set of every image; by default all are of one set.
+        The annotated set of every image; by default all are from one set.
 
     Returns
     -------
     list of str
-        The given source; else the first name among the images that overlap, directly or through others.
+        The named source, or else the first name among the images that overlap, directly or through others.
     """
     count = len(names)
     sources = list(sources) if sources is not None else [None] * count
@@ -184,16 +184,16 @@ def split_sources(
     groups : sequence of str
         The source micrograph of every image.
     seed : int
-        The same seed gives the same split, whatever the order of the images.
+        The same seed gives the same split, in any order of the images.
     fractions : sequence of 3 float
-        Shares of the images, in the order of `PARTS`. A part of share 0 stays empty; every other one gets at
-        least one source.
+        Shares of the images, in the order of `PARTS`. A part with share 0 stays empty; every other part gets
+        at least one source.
 
     Returns
     -------
     ndarray of str, (n,)
-        "training", "validation" or "test" for every image; image counts as near to the fractions as whole
-        sources allow.
+        "training", "validation" or "test" for every image. The numbers of images are as close to the
+        fractions as whole sources allow.
 
     Raises
     ------
@@ -226,7 +226,7 @@ def _binning(shapes: Sequence[tuple[int, ...]]) -> int:
 
 
 def _band_passed(image: np.ndarray, binning: int) -> np.ndarray:
-    """Band-pass and halve the binned image; mean 0, variance 1, or all 0 where the image is blank."""
+    """Band-pass and halve the binned image; mean 0 and variance 1, or all 0 if the image is blank."""
     image = np.asarray(image, dtype=np.float32)
     if binning > 1:
         rows, columns = (max(1, n // binning) for n in image.shape)
@@ -236,7 +236,7 @@ def _band_passed(image: np.ndarray, binning: int) -> np.ndarray:
     band = (gaussian_filter(image, 2) - gaussian_filter(image, 8))[::2, ::2]
     if band.std() <= 1e-6 * max(1.0, float(np.abs(image).max())):
         return np.zeros_like(band)
-    # Clipped at two robust standard deviations, burnt-in texts and hot pixels don't outweigh the particles.
+    # Clip at two robust standard deviations, so that burnt-in text and hot pixels don't outweigh particles.
     band -= np.median(band)
     limit = 2 * (1.4826 * float(np.median(np.abs(band))) or float(band.std()))
     band = np.clip(band, -limit, limit)
@@ -245,14 +245,14 @@ def _band_passed(image: np.ndarray, binning: int) -> np.ndarray:
 
 
 def _power(spectrum: np.ndarray, columns: int) -> np.ndarray:
-    """Power spectrum of a real image's half spectrum, scaled so that a dot product sums over all of it."""
+    """Power of a real image's half spectrum, scaled so that a dot product sums over the whole spectrum."""
     power = np.abs(spectrum) ** 2
     power[:, 1 : (columns + 1) // 2] *= np.sqrt(np.float32(2))
     return power
 
 
 def _common_areas(first: tuple[int, ...], second: tuple[int, ...], padded: tuple[int, ...]) -> np.ndarray:
-    """Common pixels at every cyclic shift of the second image; infinite where they are too few."""
+    """Number of common pixels at each cyclic shift of the second image; infinite if there are too few."""
     rows, columns = (
         np.clip(np.minimum(a, b + shift) - np.maximum(0, shift), 0, None)
         for a, b, p in zip(first, second, padded, strict=True)
@@ -283,7 +283,7 @@ def _peaks(significance: np.ndarray) -> Iterator[tuple[int, int]]:
 def _verify(
     first: np.ndarray, second: np.ndarray, shift: tuple[int, int], dependence: float
 ) -> tuple[float, float] | None:
-    """Correlation and significance over the common area, if it is there in most of nine blocks of it."""
+    """Correlation and significance over the common area; None if most of its nine blocks do not correlate."""
     windows = []
     for image, other, sign in ((first, second, 1), (second, first, -1)):
         start = [max(0, sign * s) for s in shift]
@@ -315,9 +315,9 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _assign(sizes: np.ndarray, shares: np.ndarray, used: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Give each source a part: the best of several random starts, each improved by moves and exchanges."""
+    """Assign sources to parts: the best of several random starts, each improved by moves and exchanges."""
     target = shares * sizes.sum()
-    # No split is nearer than the one by single images; most often whole sources allow that one.
+    # No split is closer to the fractions than one by single images. Whole sources mostly allow that, too.
     single = np.floor(target)
     single[np.argsort(single - target)[: round(target.sum() - single.sum())]] += 1
     nearest = float(np.sum((single - target) ** 2))
@@ -326,7 +326,7 @@ def _assign(sizes: np.ndarray, shares: np.ndarray, used: np.ndarray, rng: np.ran
         part = np.empty(len(sizes), dtype=int)
         counts = np.zeros(len(shares))
         for place, source in enumerate(rng.permutation(len(sizes))):
-            # The first ones go round, so that no part stays empty.
+            # The first sources go to one part each, so that no part stays empty.
             part[source] = used[place] if place < len(used) else used[np.argmax((target - counts)[used])]
             counts[part[source]] += sizes[source]
         while _improve(part, sizes, target, used):
@@ -340,14 +340,14 @@ def _assign(sizes: np.ndarray, shares: np.ndarray, used: np.ndarray, rng: np.ran
 
 
 def _improve(part: np.ndarray, sizes: np.ndarray, target: np.ndarray, used: np.ndarray) -> bool:
-    """Make the one move or exchange between two parts that helps most; say whether there was one."""
+    """Make the most useful move or exchange between two parts; return False if there is none."""
     surplus = np.bincount(part, sizes, len(target)) - target
     best_gain, best = 1e-9, None
     for p in used:
         mine = np.flatnonzero(part == p)
         for q in used[used != p]:
             theirs = np.flatnonzero(part == q)
-            # A size of 0 stands for nobody coming back, allowed while p keeps another source.
+            # A size of 0 means that no source comes back, which is allowed if p keeps another source.
             back = np.append(sizes[theirs], 0) if len(mine) > 1 else sizes[theirs]
             moved = np.subtract.outer(sizes[mine], back)
             gain = 2 * moved * (surplus[p] - surplus[q] - moved)

@@ -144,7 +144,7 @@ def test_all_images_give_equally_many_rows():
     assert len({row.transform for row in rows}) == 23
 
 
-def test_half_of_the_crops_hold_foreground_even_if_it_is_rare():
+def test_half_of_the_crops_contain_foreground_even_if_it_is_rare():
     mask = np.zeros((600, 600), np.uint8)
     mask[300:312, 200:212] = 1
     image = replace(annotated(0, 600), class_map=mask)
@@ -152,7 +152,7 @@ def test_half_of_the_crops_hold_foreground_even_if_it_is_rare():
     assert 0.42 < share < 0.62
 
 
-def test_crops_of_large_images_hold_no_mirrored_pixels():
+def test_crops_of_large_images_contain_no_mirrored_pixels():
     slope = 0.02
     ramp = (slope * np.indices((300, 300))[0]).astype(np.float32)
     image = replace(annotated(0, 300), image=ramp)
@@ -189,7 +189,7 @@ def test_intensities_stay_finite_and_within_the_standardised_range():
         assert np.abs(row.image).max() <= 8
 
 
-def test_encoding_keeps_an_image_to_a_ten_thousandth():
+def test_encoding_keeps_intensities_to_a_few_ten_thousandths():
     image = np.random.default_rng(0).uniform(-9, 9, (33, 20)).astype(np.float32)
     np.testing.assert_allclose(decode_image(encode_image(image)), np.clip(image, -8, 8), atol=1.3e-4)
 

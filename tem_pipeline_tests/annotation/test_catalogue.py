@@ -37,7 +37,7 @@ def test_the_catalogue_returns_the_images_of_each_part_unchanged():
         assert (back.classes, back.pixel_size_nm) == (image.classes, image.pixel_size_nm)
 
 
-def test_another_split_of_the_same_images_is_another_data_set():
+def test_another_split_of_the_same_images_has_another_hash():
     images = annotated_set()
     first = to_catalogue(images, ["training", "validation", "test"], 0)["dataset_hash"].unique()
     again = to_catalogue(images, ["training", "validation", "test"], 0)["dataset_hash"].unique()

@@ -87,7 +87,7 @@ def test_shells_give_three_classes_with_the_core_last(tmp_path):
     assert loaded.images[0].class_map[26, 26] == 1
 
 
-def test_a_mask_without_particles_is_an_annotation(tmp_path):
+def test_a_mask_without_particles_is_accepted(tmp_path):
     folder = make_set(tmp_path / "s")
     save(folder / "masks" / "im1.png", np.zeros((96, 96), np.uint8))
     assert not read_annotated_set(folder).images[1].class_map.any()
@@ -154,7 +154,7 @@ def fault_files(folder: Path) -> dict[str, Callable[[], object]]:
     ("fault", "file", "says"),
     [
         ("no mask", "images/im0.png", "has no masks/im0.png"),
-        ("no image", "masks/im0.png", "has no image of that name"),
+        ("no image", "masks/im0.png", "has no image with this name"),
         ("other size", "masks/im0.png", "90x96 px and its image 96x96 px"),
         ("other value", "masks/im0.png", "its only values are 0, 127"),
         ("16-bit white", "masks/im0.png", "its only values are 0, 65535"),

@@ -61,12 +61,12 @@ def test_overlapping_crops_are_found_at_any_exposure_with_their_shift(exposure, 
     assert np.abs(np.subtract(overlap.shift_px, shift)).max() <= 4
 
 
-def test_unrelated_images_of_equal_particles_stay_apart():
+def test_unrelated_images_of_similar_particles_do_not_overlap():
     images = [exposed(field_of_discs(seed, (256, 256))[0], seed) for seed in range(14)]
     assert find_overlaps(images) == []
 
 
-def test_lattices_of_equal_period_stay_apart():
+def test_lattices_of_equal_period_do_not_overlap():
     def lattice(seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)
         y, x = np.mgrid[:256, :256] + rng.uniform(0, 24, (2, 1, 1))
@@ -187,7 +187,7 @@ def test_a_split_can_have_no_test_part():
     }
 
 
-def test_too_few_sources_and_senseless_fractions_are_refused():
+def test_too_few_sources_and_wrong_fractions_are_refused():
     with pytest.raises(UserError, match=r"2 source micrograph.*at least 3"):
         split_sources(["a", "a", "b"])
     with pytest.raises(UserError, match="three shares"):

@@ -42,7 +42,7 @@ def test_touching_discs_are_cut_apart() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 200])
-def test_a_constant_image_holds_nothing(value: int) -> None:
+def test_a_constant_image_has_no_particles(value: int) -> None:
     assert not otsu_watershed(np.full((64, 64), value, np.uint8)).any()
 
 
@@ -56,7 +56,7 @@ def test_an_unknown_mode_is_refused() -> None:
         otsu_watershed(np.zeros((32, 32)), "sem")
 
 
-def test_uneven_illumination_can_be_taken_out() -> None:
+def test_uneven_illumination_can_be_removed() -> None:
     truth = discs((30, 30), (80, 60), (60, 120))
     uneven = noisy(truth) + np.linspace(0, 100, 160)
     assert dice(truth, otsu_watershed(uneven) > 0) < 0.7

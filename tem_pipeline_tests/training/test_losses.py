@@ -70,7 +70,7 @@ def test_soft_counts_are_summed_over_the_batch_not_per_image():
     assert value(iou_loss(truth, prediction)) == pytest.approx(1 - 2.8 / 6.2, abs=1e-6)
 
 
-def test_beta_is_the_background_s_share_of_the_training_pixels():
+def test_beta_is_the_background_share_of_the_training_pixels():
     np.testing.assert_allclose(class_weights([900, 100]), [0.1, 0.9])
     from_counts = make_loss("weighted_cross_entropy", class_pixel_counts=[900, 100])
     given = make_loss("weighted_cross_entropy", beta=0.9)
@@ -90,7 +90,7 @@ def test_more_classes_are_weighted_by_inverse_frequency():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_perfect_prediction_has_no_loss_and_a_wrong_one_has(name):
+def test_only_a_perfect_prediction_has_no_loss(name):
     loss = make_loss(name, class_pixel_counts=[3, 1])
     truth = np.zeros((1, 8, 8), np.uint8)
     truth[0, 2:6, 2:6] = 1

@@ -91,13 +91,13 @@ def test_repeating_every_image_changes_no_score(tally, times):
 
 
 @given(counts)
-def test_scores_lie_between_0_and_1_and_iou_never_above_dice(tally):
+def test_scores_are_between_0_and_1_and_iou_is_at_most_dice(tally):
     result = scores(tally)
     assert all(0 <= value <= 1 for value in result.values())
     assert result["iou"] <= result["dice"] + 1e-12
 
 
-def test_intervals_are_repeatable_and_hold_the_pooled_score():
+def test_intervals_are_repeatable_and_contain_the_pooled_score():
     rng = np.random.default_rng(5)
     table = np.stack(
         [rng.integers(50, 100, 12), *rng.integers(0, 20, (2, 12)), rng.integers(500, 900, 12)], 1
@@ -184,7 +184,7 @@ def test_the_boundary_score_by_hand():
     assert boundary_f([counts, counts]) == pytest.approx(boundary_f(counts))
 
 
-def test_the_frame_is_no_boundary_and_two_empty_masks_agree():
+def test_the_image_edge_is_not_a_boundary_and_empty_masks_agree():
     everything, nothing = np.ones((5, 6), bool), np.zeros((5, 6), bool)
     assert boundary_counts(everything, nothing) == (0, 0, 0, 0)
     assert boundary_f((0, 0, 0, 0)) == 1
