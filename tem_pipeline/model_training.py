@@ -41,13 +41,13 @@ from tem_pipeline.training.fitting import (
     prepare_keras,
     train_network,
 )
+from tem_pipeline.training.metrics import SCORES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BASELINE = "otsu_watershed"
-SCORE_NAMES = ("accuracy", "mean_iou", "dice", "iou")
-COMPARED = (*SCORE_NAMES, "boundary_f", "instance_f1", "diameter_error")
+COMPARED = (*SCORES, "boundary_f", "instance_f1", "diameter_error")
 
 
 def model_key(loss: str) -> str:
@@ -280,7 +280,7 @@ def _score(
     """Score the exported model on the validation images; give its card with the scores."""
     evaluated = evaluate_model(model, validation)
     summary = summarise_evaluation(evaluated)
-    scores = {name: float(summary[name]) for name in SCORE_NAMES}
+    scores = {name: float(summary[name]) for name in SCORES}
     error = diameter_uncertainty(evaluated)
     shown = scores if error is None else {**scores, "diameter_error": error}
     run.log_metrics({f"best_val_{name}": value for name, value in shown.items()})

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from tem_pipeline.installation import Installation
-from tem_pipeline.model_training import SCORE_NAMES, model_key
+from tem_pipeline.model_training import model_key
 from tem_pipeline.orchestration.launch import run_job
 from tem_pipeline.storage import Layout, read_table
 from tem_pipeline.tables import LOSSES
+from tem_pipeline.training.metrics import SCORES
 
 
 def train_sets(
@@ -64,10 +65,10 @@ def summarise_training(layout: Layout) -> str:
     images, sources = comparison["images"].iloc[0], comparison["sources"].iloc[0]
     lines = [
         f"on {images} test images of {sources} source micrographs (95 % intervals resample the sources)",
-        f"{'loss':24}" + "".join(f"{name:>10}" for name in SCORE_NAMES) + f"{'Dice interval':>20}",
+        f"{'loss':24}" + "".join(f"{name:>10}" for name in SCORES) + f"{'Dice interval':>20}",
     ]
     for row in comparison.to_dict("records"):
-        values = "".join(f"{row[name]:>10.4f}" for name in SCORE_NAMES)
+        values = "".join(f"{row[name]:>10.4f}" for name in SCORES)
         lines.append(f"{row['loss']:24}{values}{row['dice_low']:>11.4f} … {row['dice_high']:.4f}")
     lines += [
         f"champion: models:/{champion['model_name']}/{champion['model_version']} ({champion['loss']})",

@@ -1,4 +1,4 @@
-"""The classical segmentation that the models are compared with: Gaussian, Otsu, watershed."""
+"""The classical segmentation that models are compared with: Gaussian blur, Otsu's threshold, watershed."""
 
 import numpy as np
 import skimage
@@ -15,10 +15,11 @@ def otsu_watershed(
     background_px: float | None = None,
     minimum_area_px: int = 20,
 ) -> np.ndarray:
-    """Segment particles as one does by hand in ImageJ.
+    """Segment particles with the usual steps in ImageJ.
 
-    Gaussian blur, Otsu's threshold over the image, holes filled, specks removed, touching particles cut apart
-    by a watershed of the distance map (maxima that rise by 0.5 px, as ImageJ's "Watershed").
+    The image is blurred and thresholded by Otsu's method, holes are filled and specks removed. Touching
+    particles are separated by a watershed of the distance map, from maxima at least 0.5 px high as in
+    ImageJ's "Watershed".
 
     Parameters
     ----------
@@ -28,20 +29,20 @@ def otsu_watershed(
     sigma_px : float
         Standard deviation of the blur.
     background_px : float, optional
-        Takes uneven illumination out first: the image blurred with this standard deviation is subtracted.
-        Choose it wider than the particles, or it eats into them.
+        Removes uneven illumination first: the image blurred with this standard deviation is subtracted. It
+        must be larger than the particles, which otherwise lose contrast.
     minimum_area_px : int
         Smaller objects are removed.
 
     Returns
     -------
     ndarray, (height, width), int32
-        Labels 1 … n, 0 is background; nothing in a constant image.
+        Labels 1 … n, 0 is background. A constant image has no labels.
 
     Raises
     ------
     UserError
-        For a mode it doesn't know.
+        For an unknown mode.
 
     References
     ----------

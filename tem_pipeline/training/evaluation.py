@@ -165,8 +165,8 @@ def summarise_evaluation(evaluated: pd.DataFrame, seed: int = 0) -> dict[str, An
     -------
     dict
         accuracy, mean_iou, dice, iou, boundary_f (within `metrics.BOUNDARY_TOLERANCE_PX`), instance_f1 (at an
-        IoU over one half), diameter_error (mean of the images', signed; None where no core was matched),
-        dice_shell where shells were evaluated, intervals, images.
+        IoU over one half), diameter_error (signed mean over images; None if no core was matched), dice_shell
+        if shells were evaluated, intervals, images.
     """
     by_source = _sums_by_source(evaluated)
     summary = {name: _number(value) for name, value in _statistics(by_source.sum(axis=0)).items()}
@@ -179,7 +179,7 @@ def summarise_evaluation(evaluated: pd.DataFrame, seed: int = 0) -> dict[str, An
 
 
 def _sums_by_source(evaluated: pd.DataFrame) -> np.ndarray:
-    """Add up what `_statistics` takes over the images of each source."""
+    """Sum the inputs of `_statistics` over the images of each source."""
     error = evaluated["diameter_error"].astype(float)
     summed = evaluated[["group", *CORE_COLUMNS[:-1]]].assign(
         diameter_error=error.fillna(0.0), diameter_images=error.notna().astype(int)
@@ -188,7 +188,7 @@ def _sums_by_source(evaluated: pd.DataFrame) -> np.ndarray:
 
 
 def _statistics(pooled: np.ndarray) -> dict[str, np.ndarray]:
-    """Give the scores of pooled rows of `_sums_by_source`, (..., 13)."""
+    """Compute all scores from pooled rows of `_sums_by_source`, (..., 13)."""
     pixels, boundaries, particles, diameters = np.split(pooled, [4, 8, 11], axis=-1)
     error, images = np.moveaxis(diameters, -1, 0)
     return {
@@ -202,7 +202,7 @@ def _statistics(pooled: np.ndarray) -> dict[str, np.ndarray]:
 def _intervals(
     counts: np.ndarray, seed: int, statistics: Statistics | None = None
 ) -> dict[str, list[float | None]]:
-    """Give intervals that JSON can hold: a single source has none."""
+    """Give intervals with None instead of NaN, as JSON needs it; a single source has no interval."""
     found = bootstrap_intervals(counts, seed=seed, statistics=statistics)
     return {name: [_number(end) for end in ends] for name, ends in found.items()}
 
@@ -243,17 +243,17 @@ def choose_threshold(
         counts += confusion_counts(truth, class_map == core)
         for is_core, histogram in enumerate(histograms):
             histogram += np.bincount(probability[truth == is_core], minlength=256)
-    # From level 1 up to 255 on: what is found right, and all that is found.
+    # For each threshold from level 1 to 255: pixels found rightly, and all pixels found.
     right, found = (np.cumsum(levels[::-1])[::-1][1:] for levels in (histograms[1], histograms.sum(axis=0)))
     dice = 2 * right / np.maximum(found + histograms[1].sum(), 1)
     best = int(np.argmax(dice))
     gain = dice[best] - float(scores(tuple(counts))["dice"])
-    # Levels are rounded: that of index 0 begins at half a level.
+    # Levels are rounded, so index 0 (level 1) starts at half a level.
     return (best + 0.5) / 255 if gain >= least_gain else None
 
 
 def pixel_size_range(images: Sequence[AnnotatedImage]) -> tuple[float, float] | None:
-    """Give the smallest and the largest pixel size in nm, or None if an image has no pixel size."""
+    """Give the smallest and largest pixel size in nm, or None if any image has no pixel size."""
     sizes = [image.square_pixel_nm for image in images]
     known = [size for size in sizes if size is not None]
     return (min(known), max(known)) if known and len(known) == len(sizes) else None

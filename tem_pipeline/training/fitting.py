@@ -274,7 +274,7 @@ class _Validation:
         counts = confusion_counts(self.truth == self.core, found)
         metrics = {"loss": loss, **{f"val_{name}": value for name, value in scores(counts).items()}}
         self.history.append({"epoch": epoch, **metrics})
-        # Of weights with equal Dice the later ones are taken: they have seen more crops.
+        # With equal Dice the later weights win, because they have seen more crops.
         if metrics["val_dice"] >= self.best_dice:
             self.best_dice, self.best_epoch = metrics["val_dice"], epoch
             self.best_weights = model.get_weights()  # type: ignore[assignment]

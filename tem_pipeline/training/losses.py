@@ -1,8 +1,8 @@
 """The four losses that the paper compares, its equations (3) to (6), for two classes and for more.
 
-All take the truth as integer class maps (batch, height, width), a trailing axis of 1 allowed, and the
-prediction as softmax probabilities (batch, height, width, classes); all give one number for the batch. They
-are written with `keras.ops` alone, so the same code trains under TensorFlow, JAX and PyTorch.
+Each takes the truth as integer class maps (batch, height, width), optionally with a trailing axis of 1, and
+the prediction as softmax probabilities (batch, height, width, classes). Each returns one number per batch.
+They only use `keras.ops`, so the same code trains under TensorFlow, JAX and PyTorch.
 
 References
 ----------
@@ -21,7 +21,7 @@ from tem_pipeline.tables import LOSSES
 Loss = Callable[[Any, Any], Any]
 
 SMOOTHING = 1.0
-"""Added to numerator and denominator of soft IoU and Dice: nothing found where nothing is costs nothing."""
+"""Added to numerator and denominator of soft IoU and Dice, so that two empty masks have a loss of 0."""
 
 
 def cross_entropy(y_true: Any, y_pred: Any) -> Any:
@@ -35,7 +35,7 @@ def cross_entropy(y_true: Any, y_pred: Any) -> Any:
     y_true : tensor, (batch, height, width)
         Class of every pixel, any numeric dtype.
     y_pred : tensor, (batch, height, width, classes)
-        Probabilities. Where they come straight from a softmax, keras computes from its logits.
+        Probabilities. If they come directly from a softmax, Keras computes the loss from the logits.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def weighted_cross_entropy(y_true: Any, y_pred: Any, weights: Sequence[float]) -
     """Cross entropy weighted by class, equation (4), as the mean over pixels.
 
     With two classes and weights (1 - β, β) this is -[β y log ŷ + (1 - β)(1 - y) log(1 - ŷ)]. As in the
-    paper the mean divides by the number of pixels, not by the sum of their weights.
+    paper, the sum is divided by the number of pixels, not by the sum of their weights.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def dice_loss(y_true: Any, y_pred: Any) -> Any:
 
 
 def class_weights(class_pixel_counts: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Weights of the classes by inverse frequency, adding up to 1.
+    """Weight the classes by inverse frequency; the weights add up to 1.
 
     For two classes these are (1 - β, β) of equation (4), with β the background's share of the pixels.
 
@@ -135,15 +135,16 @@ def make_loss(
     class_pixel_counts: Sequence[int] | np.ndarray | None = None,
     beta: float | None = None,
 ) -> Loss:
-    """Give the loss of that name, ready for `keras.Model.compile`.
+    """Give the loss with this name, ready for `keras.Model.compile`.
 
     Parameters
     ----------
     name : {"cross_entropy", "weighted_cross_entropy", "iou", "dice"}
     class_pixel_counts : sequence of int, (classes,), optional
-        Pixels of each class in the training data, from which the weighted cross entropy takes its weights.
+        Pixels of each class in the training data. They give the weights of the weighted cross entropy.
     beta : float, optional
-        The foreground's weight in equation (4), between 0 and 1; two classes only. It wins over the counts.
+        Weight of the foreground in equation (4), between 0 and 1, for two classes only. It replaces the
+        weights from the counts.
 
     Returns
     -------
@@ -153,8 +154,8 @@ def make_loss(
     Raises
     ------
     UserError
-        For an unknown name, a β outside 0 … 1 or given for more than two classes, or a weighted cross
-        entropy with neither β nor counts.
+        For an unknown name, a β outside 0 … 1 or with more than two classes, or a weighted cross entropy
+        with neither β nor counts.
     """
     if name == "weighted_cross_entropy":
         weights = _weights(class_pixel_counts, beta)
@@ -182,7 +183,7 @@ def _weights(class_pixel_counts: Sequence[int] | np.ndarray | None, beta: float 
             f"beta weighs two classes and the training data has {len(class_pixel_counts)}: leave beta out"
         )
     if not 0 < beta < 1:
-        raise UserError(f"beta is {beta}: it must lie between 0 and 1")
+        raise UserError(f"beta is {beta}: it must be between 0 and 1")
     return [1 - beta, beta]
 
 

@@ -1,7 +1,6 @@
-"""Scores of predicted masks against the truth, from counts pooled over images, with intervals.
+"""Scores of predicted masks, with intervals, from counts pooled over images.
 
-Pixels, boundary pixels and particles are counted. Counts are kept per source micrograph, so that pooling and
-resampling need the images only once.
+Pixels, boundary pixels and particles are counted once per image. Pooling and resampling only use the counts.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,22 +14,23 @@ BOUNDARY_COUNTS = ("boundary_right", "boundary_false", "boundary_seen", "boundar
 INSTANCE_COUNTS = ("instances_right", "instances_false", "instances_missed")
 
 BOUNDARY_TOLERANCE_PX = 2.0
-"""How far a boundary may lie from the true one and still be right.
+"""Largest distance of a right boundary pixel from the true boundary.
 
-A length in pixels, so that crops and whole images are held to the same. Csurka et al. (see `boundary_f`) take
-0.75 % of the image's diagonal, which is 2.7 px at the 256 × 256 px of Liu et al. (2021).
+It is given in pixels, so that it is the same for crops and whole images. Csurka et al. (see
+`pooled_boundary_f`) take 0.75 % of the image's diagonal, which is 2.7 px at the 256 × 256 px of Liu et al.
+(2021).
 """
 
 Statistics = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 def confusion_counts(truth: np.ndarray, prediction: np.ndarray) -> tuple[int, int, int, int]:
-    """Count the pixels on which a mask and its truth agree and differ.
+    """Count the pixels in which a mask agrees with the truth, and those in which it differs.
 
     Parameters
     ----------
     truth, prediction : ndarray of bool, or of 0 and 1
-        Of equal shape. Of a class map give one class: ``class_map == core``.
+        Of equal shape. For a class map, pass one class: ``class_map == core``.
 
     Returns
     -------
@@ -55,12 +55,12 @@ def scores(counts: np.ndarray | Sequence) -> dict[str, float]:
     """Compute pixel accuracy, mean IoU, Dice and IoU from pooled counts.
 
     IoU = TP / (TP + FP + FN), Dice = 2 TP / (2 TP + FP + FN), accuracy = (TP + TN) / all; mean IoU is the
-    mean of the foreground's and the background's IoU. What is empty in truth and prediction counts as 1.
+    mean of the foreground's and the background's IoU. A score is 1 if truth and prediction are both empty.
 
     Parameters
     ----------
     counts : array of int, (4,) or (images, 4)
-        TP, FP, FN, TN as of `confusion_counts`; several rows are added up first.
+        TP, FP, FN, TN from `confusion_counts`. Several rows are summed first.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def scores(counts: np.ndarray | Sequence) -> dict[str, float]:
 
 
 def pooled_scores(pooled: np.ndarray) -> dict[str, np.ndarray]:
-    """Give `SCORES` of pooled counts (..., 4), each of shape (...)."""
+    """Compute `SCORES` from pooled counts (..., 4); each has the shape (...)."""
     tp, fp, fn, tn = np.moveaxis(np.asarray(pooled, dtype=np.float64), -1, 0)
     wrong = fp + fn
     iou = _ratio(tp, tp + wrong)
@@ -91,10 +91,10 @@ def pooled_scores(pooled: np.ndarray) -> dict[str, np.ndarray]:
 def boundary_counts(
     truth: np.ndarray, prediction: np.ndarray, tolerance_px: float = BOUNDARY_TOLERANCE_PX
 ) -> tuple[int, int, int, int]:
-    """Count the boundary pixels of a mask and of its truth that lie near each other, and that don't.
+    """Count boundary pixels of a mask near the true boundary and others, and the same for the truth.
 
-    A boundary pixel is one of the mask with a neighbour, by a side, outside of it. The image's frame is no
-    boundary.
+    A boundary pixel is a pixel of the mask with one of its four neighbours outside the mask. The edge of the
+    image is not a boundary.
 
     Parameters
     ----------
@@ -105,8 +105,8 @@ def boundary_counts(
     Returns
     -------
     tuple of int
-        Predicted boundary pixels near the true boundary, predicted ones that aren't, true ones near the
-        predicted boundary, true ones that aren't.
+        Predicted boundary pixels near the true boundary, other predicted ones, true boundary pixels near the
+        predicted boundary, other true ones.
 
     Raises
     ------
@@ -121,26 +121,25 @@ def boundary_counts(
     return right, int(drawn.sum()) - right, seen, int(real.sum()) - seen
 
 
-def boundary_f(counts: np.ndarray | Sequence) -> float:
-    """Compute the boundary F-score from counts: the harmonic mean of boundary precision and recall.
+def pooled_boundary_f(pooled: np.ndarray | Sequence) -> np.ndarray:
+    """Compute the boundary F-score, the harmonic mean of boundary precision and recall.
 
-    Without any boundary in truth and prediction it is 1.
+    It is 1 if neither truth nor prediction has a boundary.
 
     Parameters
     ----------
-    counts : array of int, (4,) or (images, 4)
-        As of `boundary_counts`; several rows are added up first.
+    pooled : array of int, (..., 4)
+        Sums of `boundary_counts` over images.
+
+    Returns
+    -------
+    ndarray, (...)
 
     References
     ----------
     G. Csurka, D. Larlus, F. Perronnin, "What is a good evaluation measure for semantic segmentation?",
-    BMVC 2013; there a score an image, here pooled over images.
+    BMVC 2013. They compute one score per image; here counts are pooled over images.
     """
-    return float(pooled_boundary_f(np.asarray(counts).reshape(-1, 4).sum(axis=0)))
-
-
-def pooled_boundary_f(pooled: np.ndarray) -> np.ndarray:
-    """Give the boundary F-score of pooled counts (..., 4), shape (...)."""
     right, false, seen, missed = np.moveaxis(np.asarray(pooled, dtype=np.float64), -1, 0)
     precision, recall = _ratio(right, right + false), _ratio(seen, seen + missed)
     both = precision + recall
@@ -148,7 +147,7 @@ def pooled_boundary_f(pooled: np.ndarray) -> np.ndarray:
 
 
 def instance_counts(truth: np.ndarray, found: np.ndarray, least_iou: float = 0.5) -> tuple[int, int, int]:
-    """Count the particles that were found, those that aren't there, and those that were missed.
+    """Count right, false and missed particles.
 
     Parameters
     ----------
@@ -165,19 +164,18 @@ def instance_counts(truth: np.ndarray, found: np.ndarray, least_iou: float = 0.5
     return pairs, drawn - pairs, real - pairs
 
 
-def instance_f1(counts: np.ndarray | Sequence) -> float:
-    """Compute F1 = 2 right / (2 right + false + missed) over particles; without any particle it is 1.
+def pooled_instance_f1(pooled: np.ndarray | Sequence) -> np.ndarray:
+    """Compute F1 = 2 right / (2 right + false + missed) over particles; it is 1 if there are none.
 
     Parameters
     ----------
-    counts : array of int, (3,) or (images, 3)
-        As of `instance_counts`; several rows are added up first.
+    pooled : array of int, (..., 3)
+        Sums of `instance_counts` over images.
+
+    Returns
+    -------
+    ndarray, (...)
     """
-    return float(pooled_instance_f1(np.asarray(counts).reshape(-1, 3).sum(axis=0)))
-
-
-def pooled_instance_f1(pooled: np.ndarray) -> np.ndarray:
-    """Give F1 over particles of pooled counts (..., 3), shape (...)."""
     right, false, missed = np.moveaxis(np.asarray(pooled, dtype=np.float64), -1, 0)
     return _ratio(2 * right, 2 * right + false + missed)
 
@@ -185,19 +183,19 @@ def pooled_instance_f1(pooled: np.ndarray) -> np.ndarray:
 def match_instances(truth: np.ndarray, found: np.ndarray, least_iou: float = 0.5) -> np.ndarray:
     """Pair the particles of two label images that overlap by more than a given IoU.
 
-    From one half on a particle has at most one partner, so the pairs need no assignment.
+    Above one half, a particle has at most one partner, so no assignment problem has to be solved.
 
     Parameters
     ----------
     truth, found : ndarray of int, (height, width)
         0 background, 1 … n.
     least_iou : float
-        At least 0.5; pairs have more.
+        At least 0.5. Pairs have a larger IoU.
 
     Returns
     -------
     ndarray of int64, (pairs, 2)
-        Numbers in `truth` and in `found`.
+        Labels in `truth` and in `found`.
 
     Raises
     ------
@@ -205,7 +203,7 @@ def match_instances(truth: np.ndarray, found: np.ndarray, least_iou: float = 0.5
         If the shapes differ or `least_iou` is under 0.5.
     """
     if truth.shape != found.shape or least_iou < 0.5:
-        raise ValueError(f"matching {truth.shape} with {found.shape} at IoU {least_iou}: not defined")
+        raise ValueError(f"matching {truth.shape} with {found.shape} at IoU {least_iou} is not defined")
     both = (truth > 0) & (found > 0)
     pairs, shared = np.unique(
         np.column_stack((truth[both], found[both])).astype(np.int64), axis=0, return_counts=True
@@ -221,29 +219,29 @@ def bootstrap_intervals(
     level: float = 0.95,
     statistics: Statistics | None = None,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of pooled scores under resampling of sources.
+    """Percentile intervals of pooled scores by bootstrap over source micrographs.
 
-    The source micrograph is the unit, since crops of one micrograph aren't independent. With few sources
-    these intervals are too narrow, as percentile intervals are.
+    Sources are resampled, because crops of one micrograph aren't independent. With few sources percentile
+    intervals are too narrow.
 
     Parameters
     ----------
     counts_per_source : array, (sources, counts)
-        Counts added up over each source's images: TP, FP, FN, TN, or what `statistics` takes.
+        Counts summed over each source's images: TP, FP, FN, TN, or those that `statistics` takes.
     n : int
         Number of resamples.
     seed : int
         The same seed gives the same intervals.
     level : float
-        Share of the resamples inside.
+        Share of the resamples inside the interval.
     statistics : callable, optional
-        Maps pooled counts (..., counts) to named values (...); `SCORES` unless given. Resamples in which a
-        value is NaN are left out of its interval.
+        Maps pooled counts (..., counts) to named values (...); by default `pooled_scores`. Resamples in which
+        a value is NaN are left out of its interval.
 
     Returns
     -------
     dict of str to (float, float)
-        Low and high end of each score; both NaN where there are fewer than two sources.
+        Low and high end for each score; both NaN if there are fewer than two sources.
     """
     table = np.atleast_2d(np.asarray(counts_per_source))
     statistics = statistics or pooled_scores
@@ -265,7 +263,7 @@ def _mask(values: np.ndarray) -> np.ndarray:
         return values
     mask = values == 1
     if not np.all(mask | (values == 0)):
-        raise ValueError("a mask must be of 0 and 1: give one class of a class map")
+        raise ValueError("a mask must contain only 0 and 1: pass one class of a class map")
     return mask
 
 
@@ -274,7 +272,7 @@ def _boundary(mask: np.ndarray) -> np.ndarray:
 
 
 def _near(boundary: np.ndarray, other: np.ndarray, tolerance_px: float) -> int:
-    """Count the pixels of a boundary within the tolerance of another one."""
+    """Count the pixels of a boundary within the tolerance of another boundary."""
     if not other.any():
         return 0
     return int(np.count_nonzero(np.asarray(distance_transform_edt(~other))[boundary] <= tolerance_px))

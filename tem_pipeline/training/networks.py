@@ -1,6 +1,6 @@
-"""The two networks, DS-U-Net and the U-Net it is compared with, each built of small block functions.
+"""The two networks, DS-U-Net and U-Net, each built from small block functions.
 
-`losses` has the losses, `fitting` trains the networks. Inference uses the exported model without this module.
+`losses` has the losses, `fitting` trains the networks. Inference uses exported models, not this module.
 """
 
 from __future__ import annotations
@@ -13,34 +13,34 @@ if TYPE_CHECKING:
     import keras
 
 LEVELS = 5
-"""Scales of both networks: the image's own and four halvings; widths are base × 1, 2, 4, 8, 16."""
+"""Number of scales of both networks: full resolution and four halvings. Widths are base × 1, 2, 4, 8, 16."""
 
 
 def ds_unet(
     base_width: int = 64, classes: int = 2, input_channels: int = 1, seed: int | None = None
 ) -> keras.Model:
-    """Build the DS-U-Net: a U-Net whose convolutions, all but the first two, are depthwise separable.
+    """Build the DS-U-Net: a U-Net with depthwise separable convolutions, except for the first two.
 
-    Every scale of the expanding path up-samples, concatenates the skip of that scale, fuses both by an
-    ordinary 1×1 convolution and refines them by one depthwise separable convolution.
+    Each scale of the expanding path up-samples, concatenates the skip connection of that scale, fuses both by
+    an ordinary 1×1 convolution and refines the result by one depthwise separable convolution.
 
     Parameters
     ----------
     base_width : int
-        Channels at full resolution; they double at each halving of the image. 64 as published.
+        Channels at full resolution; they double at each halving of the image. The paper uses 64.
     classes : int
         2 for background and core, 3 for background, shell and core.
     input_channels : int
         Channels of the input image.
     seed : int, optional
-        The same seed gives the same weights. Without one they follow `keras.utils.set_random_seed`.
+        The same seed gives the same weights. Without a seed they depend on `keras.utils.set_random_seed`.
 
     Returns
     -------
     keras.Model
-        Input (batch, height, width, input_channels), height and width any multiples of 16; output class
-        probabilities (batch, height, width, classes) in float32. 6,015,362 parameters at base 64 with two
-        classes.
+        Input (batch, height, width, input_channels) with height and width multiples of 16; output class
+        probabilities (batch, height, width, classes) in float32. It has 6,015,362 parameters at base width 64
+        with two classes.
 
     References
     ----------
@@ -68,15 +68,15 @@ def ds_unet(
 def unet(
     base_width: int = 64, classes: int = 2, input_channels: int = 1, seed: int | None = None
 ) -> keras.Model:
-    """Build the ordinary U-Net, for comparison: two 3×3 convolutions at every scale on both paths.
+    """Build an ordinary U-Net for comparison: two 3×3 convolutions at each scale of both paths.
 
-    Parameters, input and output are those of `ds_unet`. Up-sampling is by 3×3 transposed convolutions,
-    which gives the size of the U-Net the paper compares with: 34.5 M parameters at base 64.
+    Parameters, input and output are those of `ds_unet`. With 3×3 transposed convolutions for up-sampling it
+    has the size of the U-Net in the paper: 34.5 M parameters at base width 64.
 
     References
     ----------
     Ronneberger, Fischer, Brox, "U-Net: convolutional networks for biomedical image segmentation", 2015,
-    doi 10.1007/978-3-319-24574-4_28; here with padding and batch normalisation.
+    doi 10.1007/978-3-319-24574-4_28. Padding and batch normalisation are added here.
     """
     weights = _Initialisers(seed)
 
@@ -96,10 +96,10 @@ def unet(
 
 
 class _Initialisers:
-    """Gives seeded initialisers, one per layer, in the order in which the layers are built."""
+    """Makes seeded initialisers, one per layer, in the order in which the layers are built."""
 
     def __init__(self, seed: int | None) -> None:
-        # keras.utils.set_random_seed seeds the module `random`, so without a seed the caller's counts.
+        # keras.utils.set_random_seed seeds the module `random`, so the caller's seed is used by default.
         self._source = random if seed is None else random.Random(seed)
 
     def _next_seed(self) -> int:
@@ -118,7 +118,7 @@ class _Initialisers:
     def depthwise(self) -> Any:
         """Unit gain for a depthwise 3×3 kernel.
 
-        Each channel of it sees 9 inputs; keras counts 9 × channels and would begin far too small.
+        Each of its channels has 9 inputs. Keras counts 9 × channels, so its weights would start too small.
         """
         import keras
 
@@ -151,7 +151,7 @@ def _u_shape(
     for level in reversed(range(LEVELS - 1)):
         x = decoder(x, skips[level], base_width * 2**level, level)
     x = keras.layers.Conv2D(classes, 1, kernel_initializer=weights.glorot_uniform(), name="classes")(x)
-    # Under mixed precision probabilities, and with them the loss, stay in float32.
+    # In float32 also under mixed precision, so that the loss is computed in float32.
     probability = keras.layers.Softmax(dtype="float32", name="probability")(x)
     return keras.Model(image, probability, name=name)
 
@@ -163,7 +163,7 @@ def _convolution(x: Any, width: int, name: str, weights: _Initialisers, kernel_s
         width,
         kernel_size,
         padding="same",
-        use_bias=False,  # the normalisation that follows has one
+        use_bias=False,  # the normalisation that follows has a bias
         kernel_initializer=weights.he_normal(),
         name=name,
     )
@@ -201,6 +201,6 @@ def _up_convolution(x: Any, width: int, name: str, weights: _Initialisers, kerne
 def _normalised(x: Any, name: str) -> Any:
     import keras
 
-    # With keras' momentum of 0.99 the running averages lag behind a training of a few hundred steps.
+    # Keras' default momentum of 0.99 is too slow for a training of a few hundred steps.
     x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(x)
     return keras.layers.ReLU(name=f"{name}_relu")(x)

@@ -39,13 +39,15 @@ from tem_pipeline.training.fitting import (
     with_fused_normalisation,
 )
 from tem_pipeline.training.losses import dice_loss
+from tem_pipeline.training.metrics import SCORES
 from tem_pipeline.training.networks import ds_unet
 
 NAME = "pretrained"
 LOSS = "cross_entropy+dice"
-# Both from the Dice on simulated micrographs in ten ranges of mean diameter, 6 to 250 px: those of 6 to 9,
-# 9 to 13 and 13 to 18 px gain 0.13, 0.04 and 0.01 by twice these scales, those from 60 px on 0.01 to 0.38 by
-# half of them. By area, touching ones being one, typical diameters are up to a third above such means.
+# Both were chosen by the Dice on simulated micrographs in ten ranges of mean diameter, 6 to 250 px. With
+# twice these scales the ranges 6 to 9, 9 to 13 and 13 to 18 px gain 0.13, 0.04 and 0.01. With half of them
+# the ranges from 60 px upwards gain 0.01 to 0.38. Typical diameters are weighted by area and count touching
+# particles as one, so they are up to a third larger than these means.
 SCALES = (1.0, 0.5)
 DIAMETERS_PX = (18.0, 70.0)
 # Streams of random numbers; closing batches have the one after `BATCHES`.
@@ -92,7 +94,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class _Stage:
-    """A training of `steps`; invisible particles get the class `hidden`."""
+    """A training of `steps` steps; invisible particles get the class `hidden`."""
 
     steps: int
     rate: float
@@ -245,8 +247,8 @@ def judged(folder: Path, recipe: Recipe, threads: int = 0) -> ModelCard:
     card = replace(card, core_threshold=threshold)
     evaluated = evaluate_model(replace(model, card=card), validation)
     summary = summarise_evaluation(evaluated)
-    scores = {name: float(summary[name]) for name in ("accuracy", "mean_iou", "dice", "iou")}
-    return replace(card, validation_scores=scores, diameter_error=diameter_uncertainty(evaluated))
+    validation_scores = {name: float(summary[name]) for name in SCORES}
+    return replace(card, validation_scores=validation_scores, diameter_error=diameter_uncertainty(evaluated))
 
 
 def _halve(model_file: Path) -> None:

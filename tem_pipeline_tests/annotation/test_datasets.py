@@ -231,7 +231,7 @@ def test_dataset_yaml_gives_sources_and_pixel_size(tmp_path):
         ("mode: dark_field", "mode"),
         ("pixel_size_nm: -1", "pixel_size_nm"),
         ("pixel_size_nm: .nan", "pixel_size_nm"),
-        ("groups: {im9: a}", "names 'im9', which is no image"),
+        ("groups: {im9: a}", "names 'im9', which is not in images"),
         ("groups: [im0]", "groups"),
         ("groups: {im0: a, im0: b}", "twice"),
         ("notes: &a [x]\nsource: *a", "aliases"),

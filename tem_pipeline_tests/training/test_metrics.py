@@ -10,11 +10,11 @@ from tem_pipeline.training.metrics import (
     SCORES,
     bootstrap_intervals,
     boundary_counts,
-    boundary_f,
     confusion_counts,
     instance_counts,
-    instance_f1,
     match_instances,
+    pooled_boundary_f,
+    pooled_instance_f1,
     scores,
 )
 
@@ -149,7 +149,7 @@ def disc(row: float, column: float, diameter: float, shape: tuple[int, int] = (6
 @given(masks, st.floats(0, 3))
 def test_boundary_counts_follow_exchange_and_flips(pair, tolerance_px):
     truth, prediction = pair
-    assert boundary_f(boundary_counts(truth, truth, tolerance_px)) == 1
+    assert pooled_boundary_f(boundary_counts(truth, truth, tolerance_px)) == 1
     counts = boundary_counts(truth, prediction, tolerance_px)
     assert boundary_counts(prediction, truth, tolerance_px) == (counts[2], counts[3], counts[0], counts[1])
     for turned in (np.flipud, np.fliplr, np.transpose):
@@ -157,19 +157,20 @@ def test_boundary_counts_follow_exchange_and_flips(pair, tolerance_px):
     wider = boundary_counts(truth, prediction, tolerance_px + 1)
     assert wider[0] >= counts[0]
     assert wider[2] >= counts[2]
-    assert 0 <= boundary_f(counts) <= 1
+    assert 0 <= pooled_boundary_f(counts) <= 1
 
 
 def test_the_boundary_score_falls_with_shifts_beyond_the_tolerance():
     truth = disc(30, 30, 24)
     shifted = [
-        boundary_f(boundary_counts(truth, np.roll(truth, shift, axis=1))) for shift in (0, 1, 2, 3, 5, 9)
+        pooled_boundary_f(boundary_counts(truth, np.roll(truth, shift, axis=1)))
+        for shift in (0, 1, 2, 3, 5, 9)
     ]
     assert shifted[:3] == [1, 1, 1]
     assert all(near > far for near, far in pairwise(shifted[2:]))
-    assert boundary_f(boundary_counts(truth, np.roll(truth, 5, axis=1), 5)) == 1
-    assert boundary_f(boundary_counts(truth, disc(30, 30, 26))) == 1
-    assert boundary_f(boundary_counts(truth, disc(30, 30, 32))) == 0
+    assert pooled_boundary_f(boundary_counts(truth, np.roll(truth, 5, axis=1), 5)) == 1
+    assert pooled_boundary_f(boundary_counts(truth, disc(30, 30, 26))) == 1
+    assert pooled_boundary_f(boundary_counts(truth, disc(30, 30, 32))) == 0
 
 
 def test_the_boundary_score_by_hand():
@@ -180,18 +181,22 @@ def test_the_boundary_score_by_hand():
     counts = boundary_counts(truth, found)
     assert counts == (16, 8, 16, 0)
     precision, recall = 16 / 24, 1
-    assert boundary_f(counts) == pytest.approx(2 * precision * recall / (precision + recall))
-    assert boundary_f([counts, counts]) == pytest.approx(boundary_f(counts))
+    assert pooled_boundary_f(counts) == pytest.approx(2 * precision * recall / (precision + recall))
+    assert pooled_boundary_f(2 * np.array(counts)) == pytest.approx(pooled_boundary_f(counts))
 
 
 def test_the_image_edge_is_not_a_boundary_and_empty_masks_agree():
     everything, nothing = np.ones((5, 6), bool), np.zeros((5, 6), bool)
     assert boundary_counts(everything, nothing) == (0, 0, 0, 0)
-    assert boundary_f((0, 0, 0, 0)) == 1
+    assert pooled_boundary_f((0, 0, 0, 0)) == 1
     half = everything.copy()
     half[:, 3:] = False
     assert boundary_counts(half, half) == (5, 0, 5, 0)
-    assert boundary_f(boundary_counts(half, nothing)) == boundary_f(boundary_counts(nothing, half)) == 0
+    assert (
+        pooled_boundary_f(boundary_counts(half, nothing))
+        == pooled_boundary_f(boundary_counts(nothing, half))
+        == 0
+    )
 
 
 def test_boundaries_of_different_shapes_or_negative_tolerance_are_refused():
@@ -209,9 +214,9 @@ def test_right_false_and_missed_particles_are_counted():
     found[disc(10, 23, 10, truth.shape)] = 2
     found[disc(10, 52, 10, truth.shape)] = 3
     assert instance_counts(truth, found) == (2, 1, 1)
-    assert instance_f1((2, 1, 1)) == pytest.approx(2 / 3)
-    assert instance_f1(instance_counts(truth, truth)) == 1
-    assert instance_f1([(2, 1, 1), (0, 0, 2)]) == pytest.approx(4 / 8)
+    assert pooled_instance_f1((2, 1, 1)) == pytest.approx(2 / 3)
+    assert pooled_instance_f1(instance_counts(truth, truth)) == 1
+    assert pooled_instance_f1(np.add((2, 1, 1), (0, 0, 2))) == pytest.approx(4 / 8)
 
 
 def test_two_particles_found_as_one_are_missed_and_one_is_false():
@@ -220,8 +225,8 @@ def test_two_particles_found_as_one_are_missed_and_one_is_false():
     merged = (truth > 0).astype(np.int32)
     assert instance_counts(truth, merged) == (0, 1, 2)
     nothing = np.zeros_like(truth)
-    assert instance_f1(instance_counts(nothing, nothing)) == 1
-    assert instance_f1(instance_counts(truth, nothing)) == 0
+    assert pooled_instance_f1(instance_counts(nothing, nothing)) == 1
+    assert pooled_instance_f1(instance_counts(truth, nothing)) == 0
 
 
 def test_intervals_leave_out_resamples_without_a_value():

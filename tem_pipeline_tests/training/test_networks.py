@@ -83,7 +83,7 @@ def test_impossible_sizes_of_a_network_are_refused():
 
 @pytest.fixture(scope="module", params=[ds_unet, unet], ids=["ds_unet", "unet"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """Build a network, in Keras and exported, whose biases, averages and scales are as after a training."""
+    """Build a network, in Keras and exported, with biases, averages and scales as after a training."""
     model = request.param(8, 3, seed=0)
     rng = np.random.default_rng(1)
     for layer in model.layers:

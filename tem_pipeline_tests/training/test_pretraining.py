@@ -1,4 +1,4 @@
-"""The pretrained model's recipe, on a very small one: it decides everything, and a stopped run goes on."""
+"""Tests of pretraining with a very small recipe."""
 
 from dataclasses import replace
 from itertools import product
@@ -67,7 +67,7 @@ def test_an_interrupted_pretraining_resumes_to_the_same_model(
     whole, resumed = (load_model(tmp_path / name, 1, "f32") for name in ("whole", "resumed"))
     image = validation_images(TINY)[0].image
     assert np.abs(whole.predict_tile(image) - resumed.predict_tile(image)).mean() < 0.05
-    # A resumed first stage doesn't end the next ones.
+    # Resuming the first stage must not shorten the later ones.
     for name, stage in product(("work", "work2"), (2, 3)):
         history = next((tmp_path / name).glob(f"*/stage_{stage}/history.csv"))
         assert np.loadtxt(history, delimiter=",", ndmin=2)[:, 0].tolist() == [1]
@@ -99,7 +99,7 @@ def test_resampled_crops_keep_image_and_classes_together(size: float):
         assert image.shape == class_map.shape == (48, 48)
         levels = {int(index): float(np.median(image[class_map == index])) for index in np.unique(class_map)}
         assert sorted(levels.values()) == [levels[index] for index in sorted(levels)]
-        if len(levels) > 1:  # nearly all pixels have their class's level: neither is moved against the other
+        if len(levels) > 1:  # image and classes are aligned: nearly all pixels have the level of their class
             step = max(levels.values()) - min(levels.values())
             level_of = np.vectorize(levels.get)(class_map)
             assert np.mean(np.abs(image - level_of) < 0.1 * step) > 0.75
@@ -129,7 +129,7 @@ def test_validation_micrographs_are_not_training_micrographs():
     assert len(training) == TINY.images + TINY.uneven_images
     validation = validation_images(replace(TINY, validation_images=12))
     assert not training & {image.image.astype(np.float16).tobytes() for image in validation}
-    # Nothing is ambiguous to who is judged.
+    # The annotation has no ambiguous pixels.
     assert {int(value) for image in validation for value in np.unique(image.class_map)} == {0, 1, 2}
 
 

@@ -17,7 +17,6 @@ from tem_pipeline.annotation.splitting import PARTS, split_sources
 from tem_pipeline.errors import UserError
 from tem_pipeline.model_training import (
     COMPARED,
-    SCORE_NAMES,
     choose_champion,
     compare_losses,
     model_key,
@@ -30,6 +29,7 @@ from tem_pipeline.segmentation.instances import label_instances
 from tem_pipeline.storage import collect_unreferenced, write_content
 from tem_pipeline.tables import LOSSES
 from tem_pipeline.training.fitting import PROFILES, Profile
+from tem_pipeline.training.metrics import SCORES
 
 GROUP: dict[str, Any] = {"group_name": "training", "key_prefix": "training", "io_manager_key": "tables"}
 CATALOGUE = {"annotated_images": dg.AssetIn(key_prefix="training")}
@@ -139,7 +139,7 @@ def _build_model_asset(loss: str) -> dg.AssetsDefinition:
             progress.say(training.remark)
         trained = train_model(installation, training, context.log.info)
         row = trained.row
-        scores = {name: row[f"validation_{name}"] for name in SCORE_NAMES}
+        scores = {name: row[f"validation_{name}"] for name in SCORES}
         return dg.MaterializeResult(
             value=pd.DataFrame([row]),
             metadata={
