@@ -49,7 +49,7 @@ FOLDER = PROJECT_ROOT / "docs" / "benchmarks"
 
 
 def main(names: list[str]) -> int:
-    """Measure what is named, or everything; give 1 if a target was missed."""
+    """Run the named benchmarks, or all of them; return 1 if a target was missed."""
     known = {benchmark.__name__: benchmark for benchmark in BENCHMARKS}
     unknown = set(names) - known.keys()
     if unknown:
@@ -69,7 +69,7 @@ def main(names: list[str]) -> int:
             "measurements": [vars(measurement) for measurement in measurements],
         }
         failed = failed or not all(m.reached for m in measurements)
-        # After each: what comes next may take long.
+        # Written after each benchmark, because the next one may take long.
         stored.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
         (FOLDER / "README.md").write_text(markdown(results))
     print(markdown(results), end="")

@@ -1,7 +1,7 @@
-"""One micrograph of 16,384 × 16,384 px: its memory, and its time beside that of one of usual size.
+"""Measures memory and time for one micrograph of 16,384 × 16,384 px, compared with one of 2048 × 2048 px.
 
-Run as ``python -m benchmarks.large_image MODEL OUT SMALL LARGE`` it segments both images
-in its own process, the small one several times, and prints the seconds.
+``python -m benchmarks.large_image MODEL OUT SMALL LARGE`` segments both images in its own process, the small
+one several times, and prints the seconds.
 """
 
 import json
@@ -60,7 +60,7 @@ def large_image() -> list[Measurement]:
 
 
 def _segment_both(model: Path, out: Path, small: Path, large: Path) -> tuple[float, float]:
-    """Give the seconds of the small and of the large image; what loads at first is loaded before."""
+    """Give the seconds for the small and the large image, without the time to load libraries and model."""
     settings = load_settings()
     loaded = load_model(model, settings.threads, settings.precision)
 

@@ -1,7 +1,6 @@
-"""A session of 200 images through the job `process_session`, beside one of 50.
+"""Measures the job `process_session` for a session of 200 images, compared with one of 50.
 
-Run as ``python -m benchmarks.large_session FIRST SESSION`` it processes both folders and
-prints what the second took.
+``python -m benchmarks.large_session FIRST SESSION`` processes both folders and prints the times for SESSION.
 """
 
 import json
@@ -29,12 +28,13 @@ SIDE_PX = 2048
 DIFFERENT_IMAGES = 4
 PIXEL_SIZE_NM = 0.1
 ROOM_BYTES = 5 * 10**9
-"""An image takes 20 MiB: 4 MiB each as recorded, as calibrated and as probability, 8 MiB as labels."""
+"""Each image takes 20 MiB: 4 MiB each for the recorded image, the calibrated image and the probability, and
+8 MiB for the labels."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What a session took: all in all, of the processor, and within the functions that Dagster calls."""
+    """Times for a session: in total, of the processor, and within the assets' functions."""
 
     seconds: float
     processor_s: float
@@ -51,7 +51,7 @@ def two_hundred_images() -> list[Measurement]:
         ).image
         for number in range(DIFFERENT_IMAGES)
     ]
-    # Fewer before and after: what else runs on the machine may change meanwhile.
+    # The smaller session runs before and after, because the load of the machine may change meanwhile.
     (before, fewer_mib), (run, peak_mib), (after, _) = (
         _processed(drawn, images) for images in (FEWER, IMAGES, FEWER)
     )
@@ -89,11 +89,11 @@ def two_hundred_images() -> list[Measurement]:
 
 
 def _processed(drawn: list[np.ndarray], images: int) -> tuple[_Run, float]:
-    """Process a session of so many images in an installation of its own; give also its peak memory, MiB."""
+    """Process a session of `images` images in a new installation; also give the peak memory, MiB."""
     folder, _ = trained(16)
     with tempfile.TemporaryDirectory() as name:
         incoming = Path(name) / "data" / "incoming"
-        # What loads or is made at first isn't part of the measured session.
+        # The first session loads libraries and creates files, which is not part of the measurement.
         _write(incoming / "first", drawn, 1)
         _write(incoming / "session", drawn, images)
         output, peak_mib = run_and_weigh(
@@ -113,7 +113,7 @@ def _processed(drawn: list[np.ndarray], images: int) -> tuple[_Run, float]:
 
 
 def _write(session: Path, drawn: list[np.ndarray], images: int) -> None:
-    """Write a session of a few images again and again, one pixel changed: equal images are left out."""
+    """Write a session that repeats a few images, each with one pixel changed so that it is no duplicate."""
     session.mkdir(parents=True)
     for number in range(images):
         image = (drawn[number % len(drawn)] >> 5).astype(np.uint8)
@@ -128,7 +128,7 @@ def _write(session: Path, drawn: list[np.ndarray], images: int) -> None:
 
 
 def functions_s(events: Iterable[dg.EventLogEntry]) -> float:
-    """Add up what passed between the inputs of each step of a run and its first output."""
+    """Sum the time between the last input and the first output of each step of a run."""
     began: dict[str | None, float] = {}
     total = 0.0
     for entry in events:

@@ -1,4 +1,4 @@
-"""What a benchmark gives, how it is measured, and the machine and versions that it was measured with."""
+"""Results of benchmarks, how they are timed, and the machine and versions that they were measured with."""
 
 import os
 import platform
@@ -27,8 +27,8 @@ Spread = tuple[float, float]
 Timing = tuple[float, float]
 """Seconds and processor seconds."""
 
-# Linux counts to the peak of a child what the process was that it was forked from, here one with TensorFlow:
-# a small process stands between.
+# On Linux a child's peak memory includes that of the process it was forked from, which has loaded TensorFlow
+# here. Therefore a small process starts the measured one.
 _WAITING_PROCESS = """
 import os, subprocess, sys
 child = subprocess.Popen(sys.argv[1:])
@@ -41,7 +41,7 @@ sys.exit(child.returncode)
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number, and what it is compared with.
+    """One measured value and its comparison.
 
     Attributes
     ----------
@@ -50,20 +50,20 @@ class Measurement:
         The median over the repeats.
     unit : str
     limit : float or None
-        What the value must stay under, where that was promised.
+        Target: the value must be smaller.
     spread : (float, float) or None
     compared_with : str
-        What was measured in turns with it; empty where nothing was.
+        The work that was timed in turns with it; empty if there was none.
     compared_value, compared_spread
-        The same of that.
+        Value and spread of that work.
     ratio : float or None
-        The median over the pairs: how many times as fast as what it is compared with, or how many times as
-        long it takes where `at_most` says so.
+        Median over the pairs: how many times as fast the work is, or, if `at_most` is given, how many times
+        as long it takes.
     ratio_spread : (float, float) or None
     processor_ratio : float or None
-        The same of processor time, which other programs on the machine disturb less.
+        The same for processor time, which depends less on other programs on the machine.
     at_least, at_most : float or None
-        What the ratio must reach, or must not pass.
+        Targets: smallest and largest allowed ratio.
     """
 
     what: str
@@ -82,7 +82,7 @@ class Measurement:
 
     @property
     def reached(self) -> bool:
-        """Whether everything that was promised holds."""
+        """Whether all targets are reached."""
         return (
             (self.limit is None or self.value < self.limit)
             and (self.at_least is None or (self.ratio is not None and self.ratio >= self.at_least))
@@ -91,7 +91,7 @@ class Measurement:
 
 
 def repeated(what: str, work: Callable[[], object], repeats: int, limit: float | None = None) -> Measurement:
-    """Time some work, after one run that isn't counted."""
+    """Time some work repeatedly, after one run that isn't counted."""
     time_of(work)
     seconds = [time_of(work)[0] for _ in range(repeats)]
     return Measurement(what, float(np.median(seconds)), "s", limit, _quartiles(seconds))
@@ -108,7 +108,7 @@ def compared(
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> Measurement:
-    """Time two kinds of work in turns, so that what disturbs one disturbs both, after one run of each."""
+    """Time two kinds of work in turns, so that both meet the same load. The first runs aren't counted."""
     time_of(work)
     time_of(other)
     pairs = [(time_of(work), time_of(other)) for _ in range(repeats)]
@@ -126,7 +126,7 @@ def paired(
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> Measurement:
-    """Give the measurement of times that were taken in pairs, of its own work and of what it is held to."""
+    """Make a measurement from pairs of times: of the work itself, and of the work it is compared with."""
     seconds, processor = np.array(own).T
     other_seconds, other_processor = np.array(others).T
     ratios, processor_ratios = other_seconds / seconds, other_processor / processor
@@ -150,7 +150,7 @@ def paired(
 
 
 def time_of(work: Callable[[], object]) -> Timing:
-    """Give seconds and processor seconds, those of child processes included."""
+    """Give seconds and processor seconds, including child processes."""
     started = now()
     work()
     ended = now()
@@ -158,7 +158,7 @@ def time_of(work: Callable[[], object]) -> Timing:
 
 
 def now() -> Timing:
-    """Give the clock, and the processor time that this process and its ended children have used."""
+    """Give the clock's time and the processor time used by this process and its finished children, in s."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return time.perf_counter(), sum(each.ru_utime + each.ru_stime for each in used)
 
@@ -169,21 +169,21 @@ def _quartiles(values: list[float] | np.ndarray) -> Spread:
 
 
 def run_python(*arguments: str) -> None:
-    """Run Python in a process of its own, from the project's folder; it must end well."""
+    """Run Python in a new process in the project's folder; an exit code other than 0 raises an error."""
     subprocess.run(
         [sys.executable, *arguments], cwd=PROJECT_ROOT, check=True, stdout=subprocess.DEVNULL, timeout=600
     )
 
 
 def run_and_weigh(*arguments: str, environment: Mapping[str, str] | None = None) -> tuple[str, float]:
-    """Run Python in a process of its own, which must end well.
+    """Run Python in a new process and measure its memory; an exit code other than 0 raises an error.
 
     Returns
     -------
     output : str
-        What it printed.
+        Its standard output.
     peak_mib : float
-        Most of its memory that was resident at once, that of its own children left out.
+        Its peak resident memory, without that of its children.
     """
     printed = subprocess.run(
         [sys.executable, "-c", _WAITING_PROCESS, sys.executable, *arguments],
@@ -198,7 +198,7 @@ def run_and_weigh(*arguments: str, environment: Mapping[str, str] | None = None)
 
 
 def machine() -> dict[str, str]:
-    """Describe this machine: numbers of another one aren't to be held against it."""
+    """Describe this machine, because numbers from different machines aren't comparable."""
     return {
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0))),

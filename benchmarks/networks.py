@@ -1,4 +1,4 @@
-"""The network on its own, on a large micrograph and in a whole process, beside Keras and a matrix product."""
+"""Times the network alone, on a large micrograph and in a whole process; compared with Keras and others."""
 
 import tempfile
 from functools import cache
@@ -137,7 +137,7 @@ def one_file() -> list[Measurement]:
 
 @cache
 def trained(base_width: int) -> tuple[Path, Any]:
-    """Train a network for a minute on simulated cores; give its model folder and its Keras form."""
+    """Train a network for a minute on simulated cores; give its model folder and the Keras model."""
     prepare_keras(Settings().threads)
     crops, maps = zip(*(_crop(index) for index in range(64)), strict=True)
     network = train_network(
@@ -152,7 +152,7 @@ def trained(base_width: int) -> tuple[Path, Any]:
 
 
 def exported(network: TrainedNetwork, base_width: int) -> Path:
-    """Give the model folder of a network that was trained here."""
+    """Export a trained network; give its model folder."""
     folder = new_folder()
     export_model(
         network,

@@ -1,4 +1,4 @@
-"""10,000 particles: measuring them, cutting touching ones apart, and their statistics."""
+"""Times measurement, splitting of touching particles, and statistics for 10,000 particles."""
 
 from functools import lru_cache
 
@@ -18,7 +18,7 @@ PROPERTIES = (
     *("label", "area", "bbox", "centroid", "equivalent_diameter_area", "perimeter_crofton"),
     *("feret_diameter_max", "solidity", "eccentricity", "orientation", "intensity_mean", "intensity_min"),
 )
-"""What scikit-image has of the columns of the particle table."""
+"""The columns of the particle table that scikit-image can compute."""
 
 
 @lru_cache(maxsize=1)

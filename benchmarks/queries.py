@@ -1,4 +1,4 @@
-"""10 million particles in 2,000 sessions: two questions, beside pandas."""
+"""Times two queries of 10 million particles in 2,000 sessions, compared with pandas."""
 
 import shutil
 import tempfile
@@ -71,7 +71,7 @@ def querying_ten_million_particles() -> list[Measurement]:
 
 
 def _fill(lake: Path) -> None:
-    """Write the same measured particles for every session, under its own names and with sizes of its own."""
+    """Write the same particles for every session, with different names and sizes."""
     base = _particles()
     image, label = base["image_id"].to_pylist(), base["label"].to_pylist()
     diameter = np.asarray(base["equivalent_diameter_nm"])

@@ -1,4 +1,4 @@
-"""10,000 session folders with 20 files each: what a tick of the sensor costs."""
+"""Times the ticks of the sensor for 10,000 session folders with 20 files each."""
 
 import gc
 import os
@@ -28,7 +28,7 @@ TIME_LIMIT_S = 60.0
 def ten_thousand_session_folders() -> list[Measurement]:
     """10,000 session folders with 20 files each."""
     gc.collect()
-    gc.freeze()  # looking through what other benchmarks left takes seconds, in one of the ticks
+    gc.freeze()  # collecting the objects of other benchmarks would take seconds in one of the ticks
     with (
         tempfile.TemporaryDirectory() as name,
         dg.DagsterInstance.ephemeral() as instance,
@@ -52,7 +52,7 @@ def ten_thousand_session_folders() -> list[Measurement]:
         with patch.object(observations.observe, "__defaults__", (0.0,)):
             every = [_tick(instance, platform)[0] for _ in range(5)]
         pages = _overviews(instance, platform)
-    gc.unfreeze()  # else DuckDB's binding reports them as leaks in the end
+    gc.unfreeze()  # otherwise DuckDB's binding reports frozen objects as leaks at exit
     return [
         Measurement("first look: longest tick", max(unknown), "s", TIME_LIMIT_S),
         Measurement("first look: ticks until the first 100 runs are requested", asked, "ticks"),
@@ -79,7 +79,7 @@ def _fill(incoming: Path) -> None:
 
 
 def _ingest(layout: Layout) -> None:
-    """Write for each session the table by which it counts as ingested."""
+    """Write the table that marks a session as ingested, for each session."""
     empty = pa.table({"file": [], "status": [], "reason": [], "session_name": []})
     for number in range(SESSIONS):
         key = f"session-{number:05d}"
@@ -103,7 +103,7 @@ def _tick(instance: dg.DagsterInstance, platform: Platform) -> tuple[float, list
 def _first_look(
     instance: dg.DagsterInstance, platform: Platform, forget: bool = False
 ) -> tuple[list[float], int]:
-    """Tick until runs are asked for, or until every folder is known; give the times of the ticks."""
+    """Tick until runs are requested or every folder is known; give the ticks' times and their number."""
     if forget:
         Path(str(platform.layout.state / observations.LOG_FILE)).unlink()
     seconds = []

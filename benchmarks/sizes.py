@@ -1,4 +1,4 @@
-"""Networks of three base widths on the same data: what each finds, what it costs, and what int8 gives."""
+"""Compares networks of three base widths on the same data, and int8 with floating point."""
 
 import shutil
 from collections.abc import Sequence
@@ -88,7 +88,7 @@ def int8() -> list[Measurement]:
 
 
 def annotated_images(numbers: Sequence[int], side_px: int = IMAGE_PX) -> list[AnnotatedImage]:
-    """Simulate micrographs of 0.1 nm pixels with their cores, one by its number."""
+    """Simulate one annotated micrograph per number, with pixels of 0.1 nm."""
     images = []
     for number in numbers:
         drawn = simulate_micrograph(np.random.default_rng((3, number)), shape=(side_px, side_px))
@@ -109,7 +109,7 @@ def annotated_images(numbers: Sequence[int], side_px: int = IMAGE_PX) -> list[An
 
 
 def dice(model: SegmentationModel, images: Sequence[AnnotatedImage]) -> float:
-    """Give the Dice of the cores, over the pixels of all images together."""
+    """Compute the Dice of the cores, pooled over the pixels of all images."""
     core = model.card.classes.index("core")
     counts = [
         confusion_counts(each.class_map == core, predict_classes(model, each.image)[0] == core)
@@ -139,13 +139,13 @@ def _trained_alike(base_width: int) -> tuple[Path, int]:
 
 
 def _quantised(folder: Path) -> Path:
-    """Give a copy of a model folder with int8 operations, their ranges from the training images."""
+    """Make a copy of a model folder with int8 operations, calibrated on the training images."""
     import nncf
     import openvino
 
     copy = new_folder() / "int8"
     shutil.copytree(folder, copy)
-    # Not the augmented crops: their changed contrast widens the ranges, and costs more Dice.
+    # Augmented crops are not used: their changed contrast widens the ranges and lowers the Dice.
     calibration = [image.image[np.newaxis, ..., np.newaxis] for image in annotated_images(TRAINING)]
     (source,) = folder.glob("*/model.xml")
     network = openvino.Core().read_model(str(source))

@@ -1,4 +1,4 @@
-"""Whole processes: what it takes until the code location is loaded, and until a command answers."""
+"""Times whole processes: loading the code location, and short commands."""
 
 import tempfile
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Training steps: by the platform's path beside Keras' own `fit`, and with their share of augmentation.
+"""Times training steps, compared with Keras' own `fit`, and with their share of the augmentation.
 
-`tem-pipeline train` makes the crops once and trains four losses on them, each reading them anew.
+`tem-pipeline train` makes the crops once. Each of the four trainings reads them again.
 """
 
 import tempfile
@@ -22,7 +22,7 @@ from tem_pipeline.training.losses import make_loss
 from tem_pipeline.training.networks import ds_unet
 
 EPOCH_STEPS = {"quick": 20, "standard": 4, "paper": 2}
-"""By profile, the steps that are timed together: some seconds each."""
+"""Number of steps that are timed together, per profile; they take a few seconds."""
 
 EPOCHS, TURNS = 4, 2
 AUGMENTED_CROPS = 128
@@ -32,7 +32,7 @@ def training_steps() -> list[Measurement]:
     """A training step of 8 crops, with the network and crops of each profile, base width 16, 32 and 64."""
     prepare_keras(Settings().threads)
     images = annotated_images(range(2))
-    _augmented(images, 64)  # what loads at first isn't a crop's cost
+    _augmented(images, 64)  # loads libraries, so that this time isn't counted for the crops
     measured = []
     for name, steps in EPOCH_STEPS.items():
         profile = replace(PROFILES[name], steps=EPOCHS * steps, epoch_steps=steps)
@@ -42,7 +42,7 @@ def training_steps() -> list[Measurement]:
             for _ in range(TURNS)
         ]
         ours, keras = (np.concatenate(each) for each in zip(*turns, strict=True))
-        # A training's crops are made once, before it, and seen again until its steps are done.
+        # The crops are made once before the training, and used again until all steps are done.
         share = PROFILES[name].augmented_images / PROFILES[name].steps
         what = f"{name}: base {profile.base_width}, {profile.crop_px} × {profile.crop_px} px"
         measured += [
@@ -74,7 +74,7 @@ def training_steps() -> list[Measurement]:
 def _augmented(
     images: Sequence[AnnotatedImage], crop_px: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Make crops by way of shards, as the platform does; give them, and what making and reading one takes."""
+    """Make crops and read them from shards, as the platform does; also give both times per crop."""
     threads = Settings().threads
     with tempfile.TemporaryDirectory() as name:
         started = now()
@@ -87,7 +87,7 @@ def _augmented(
 
 
 def _by_train_network(crops: np.ndarray, class_maps: np.ndarray, profile: Profile) -> np.ndarray:
-    """Train as the platform does; give the times of a step, a row for each epoch but the first."""
+    """Train as the platform does; give the times per step, one row per epoch except the first."""
     ends: list[Timing] = []
     train_network(
         crops,
@@ -102,7 +102,7 @@ def _by_train_network(crops: np.ndarray, class_maps: np.ndarray, profile: Profil
 
 
 def _by_keras(crops: np.ndarray, class_maps: np.ndarray, profile: Profile) -> np.ndarray:
-    """Train as Keras' guide says; give the same."""
+    """Train as in Keras' guide; give the same times as `_by_train_network`."""
     import keras
 
     ends: list[Timing] = []

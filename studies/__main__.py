@@ -1,9 +1,9 @@
-"""Trains, compares, and writes docs/: `python -m studies [PART...]`.
+"""Runs the studies and writes their results into docs/: `python -m studies [PART...]`.
 
-The part `pretrained` has a page of its own, pretrained-model.md; the others share loss-study.md.
+The part `pretrained` has its own page, pretrained-model.md; the others share loss-study.md.
 
 Each finished training leaves one row in .study/, so an interrupted study resumes where it stopped. With
---rehearsal each part runs with networks of a few steps and writes its page to .study/rehearsal/.
+--rehearsal each part trains for a few steps only and writes its page to .study/rehearsal/.
 """
 
 import json
@@ -42,7 +42,7 @@ from tem_pipeline.training.fitting import PROFILES, Profile
 
 WORK = PROJECT_ROOT / ".study"
 DOCS = PROJECT_ROOT / "docs"
-# Page and results of most parts, and of those that have their own.
+# Page and results file of most parts, and of the parts with their own page.
 PAGE, RESULTS = "loss-study.md", "loss_study.json"
 OWN_PAGES = {"pretrained": ("pretrained-model.md", "pretrained_model.json")}
 PARTS = {"pretrained": pretrained_section, **SECTIONS}
@@ -51,7 +51,7 @@ DATA = (SIMULATED, REAL)
 
 @dataclass(frozen=True)
 class Budget:
-    """What is spent: the profiles, the seeds of what is repeated, and the rounds of timing."""
+    """Size of a study: the training profiles, the seeds of repeated trainings and the rounds of timing."""
 
     quick: Profile
     standard: Profile
@@ -71,7 +71,7 @@ data_of = cache(read_data)
 
 
 def jobs_of(part: str, budget: Budget, threads: int) -> list[Job]:
-    """Give the jobs of one part; a training that two parts share has the same key in both."""
+    """Give the jobs of one part. A training in two parts has the same key in both, so it is done once."""
     if part == "pretrained":
         return pretrained_jobs(reference_folder(), WORK / "pretrained", threads)
     quick = budget.quick
@@ -104,15 +104,15 @@ def jobs_of(part: str, budget: Budget, threads: int) -> list[Job]:
 
 
 def complete(jobs: Sequence[Job], work: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Do the jobs that have left no row yet, and give the rows of all.
+    """Run the jobs that have no row yet; give the rows of all jobs.
 
     Parameters
     ----------
     jobs : sequence of Job
     work : path
-        Holds a file KEY.json for every finished job; written whole or not at all.
+        Folder with one file KEY.json per finished job, written in one step.
     say : callable
-        Told a line for every job that is done, with the time that is left.
+        Called with one line per finished job, with the remaining time.
 
     Returns
     -------
@@ -145,7 +145,7 @@ def _duration(seconds: float) -> str:
 
 
 def write_part(part: str, rows: list[dict[str, Any]], docs: Path) -> None:
-    """Put a part's numbers into the page and its rows into the results; leave the other parts alone."""
+    """Write a part's numbers into its page and its rows into the results file; other parts stay unchanged."""
     page_name, results_name = OWN_PAGES.get(part, (PAGE, RESULTS))
     stored = docs / results_name
     results = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
@@ -165,7 +165,7 @@ def write_part(part: str, rows: list[dict[str, Any]], docs: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Complete the parts that are named, or all, and write them down one by one."""
+    """Run the named parts, or all of them, and write the results after each part."""
     rehearsal = "--rehearsal" in arguments
     parts = [argument for argument in arguments if argument != "--rehearsal"] or list(PARTS)
     unknown = set(parts) - PARTS.keys()
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str]) -> int:
         for name in (PAGE, *(page for page, _ in OWN_PAGES.values())):
             shutil.copyfile(DOCS / name, docs / name)
     threads = load_settings().threads
-    # Every training has a graph of its own; TensorFlow takes that for a mistake and says so each time.
+    # Every training builds a new graph, and TensorFlow warns about that each time.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     started = time.monotonic()
     try:
@@ -192,7 +192,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
+        print("interrupted: run the same command again to resume", file=sys.stderr)
         return 130
     print(f"{docs} ({time.monotonic() - started:.0f} s)")
     return 0

@@ -1,6 +1,6 @@
-"""Measures the pretrained model on real images that it has never seen and on fresh simulated sessions.
+"""Evaluates the pretrained model on real images and new simulated sessions, none of them training data.
 
-It is measured as a user meets it: from models/pretrained/, with the scales of its card.
+The model is loaded from models/pretrained/ and used with the scales of its card, as by a user.
 """
 
 import time
@@ -31,7 +31,7 @@ from tem_pipeline.simulation.micrographs import simulate_micrograph
 from tem_pipeline.training.evaluation import COUNTS, SHELL_COUNTS, evaluate_model, summarise_evaluation
 from tem_pipeline.training.metrics import scores
 
-# What decides the numbers here beside the code of every study.
+# Code that decides the numbers here, in addition to the code of every study.
 CODE = (
     "tem_pipeline.simulation.imaging",
     "tem_pipeline.simulation.micrographs",
@@ -39,7 +39,7 @@ CODE = (
     "tem_pipeline.simulation.specimens",
     "studies.pretrained_model",
 )
-# The whole chain's own conditions; these seeds stand nowhere else.
+# The same conditions as in the test of the whole chain. These seeds are used nowhere else.
 PIXEL_SIZES_NM, DOSES = (0.07, 0.10, 0.15), (250.0, 800.0, 2500.0)
 FIRST_SEED = 9000
 
@@ -67,7 +67,7 @@ def read_boxes(folder: Path) -> list[Boxes]:
 
 
 def match_centres(centres: np.ndarray, boxes: np.ndarray) -> int:
-    """Count the boxes that hold a found centre, each centre and each box used once.
+    """Count the boxes that contain a found centre; each centre and each box is used at most once.
 
     Parameters
     ----------
@@ -87,12 +87,12 @@ def match_centres(centres: np.ndarray, boxes: np.ndarray) -> int:
 def centres_in_boxes(
     model: SegmentationModel, images: list[Boxes], pictures: Path | None = None, flips: bool = False
 ) -> pd.DataFrame:
-    """Find particles on every image and hold their centres against the boxes.
+    """Find particles on every image and compare their centres with the boxes.
 
     Returns
     -------
     DataFrame
-        One row an image: name, mode, boxes, found, matched, precision, recall, f1.
+        One row per image: name, mode, boxes, found, matched, precision, recall, f1.
     """
     rows = []
     for one in images:
@@ -135,7 +135,7 @@ def pooled_f1(rows: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> dict[
 
 
 def dice_on_set(model: SegmentationModel, folder: Path) -> dict[str, Any]:
-    """Scores on an annotated set, every image of it; see `summarise_evaluation`."""
+    """Scores on all images of an annotated set, see `summarise_evaluation`."""
     return summarise_evaluation(evaluate_model(model, read_annotated_set(folder).images))
 
 
@@ -145,7 +145,7 @@ def fresh_sessions(model: SegmentationModel, images: int = 4) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a condition: pixel_size_nm, dose, mode, dice_core, dice_shell, diameter_error (mean over the
+        One row per condition: pixel_size_nm, dose, mode, dice_core, dice_shell, diameter_error (mean over
         images).
     """
     rows = []
@@ -176,14 +176,14 @@ def fresh_sessions(model: SegmentationModel, images: int = 4) -> pd.DataFrame:
 
 
 def pretrained_jobs(reference: Path, pictures: Path, threads: int) -> list[Job]:
-    """Give the jobs that measure the model of models/pretrained/.
+    """Give the jobs that evaluate the model in models/pretrained/.
 
     Parameters
     ----------
     reference : path
-        Holds bright_field_particles/ and supported_catalysts/.
+        Folder with bright_field_particles/ and supported_catalysts/.
     pictures : path
-        Where overlays of the found particles are written.
+        Folder for overlays of the found particles.
     threads : int
     """
     folder = PROJECT_ROOT / "models" / "pretrained"

@@ -1,7 +1,7 @@
-"""How annotated images become training, validation and test data: the platform's way, and the paper's.
+"""Two protocols that make training, validation and test data: the platform's and the paper's.
 
-The paper's stands here, outside of the package `tem_pipeline`, for comparison only: no command and no asset
-of the platform can train with it.
+The paper's protocol is only for comparison. It is outside the package `tem_pipeline`, so no command and no
+asset can train with it.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,21 +15,21 @@ from tem_pipeline.annotation.splitting import split_sources
 from tem_pipeline.training.fitting import Profile
 
 TRAINING_SHARE = 0.8
-"""Share of the augmented crops that the paper trains with; the others validate."""
+"""Share of the augmented crops that the paper uses for training; the others are for validation."""
 
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What one training sees, and what it never sees.
+    """Training, validation and test data of one training.
 
     Attributes
     ----------
     crops : ndarray, (n, crop_px, crop_px), float32
     class_maps : ndarray, (n, crop_px, crop_px), uint8
     validation : list of (image, class_map)
-        By which the weights are chosen.
+        The weights are chosen by their score.
     test : list of AnnotatedImage
-        Of sources that stand in neither, the same for both protocols.
+        From other sources than training and validation; the same for both protocols.
     training_images, validation_images : frozenset of str
         Names of the images that the crops and the validation come from.
     """
@@ -43,14 +43,14 @@ class Material:
 
 
 def split_then_augment(images: Sequence[AnnotatedImage], profile: Profile, seed: int) -> Material:
-    """Split by source micrograph, then augment the training images: as `tem-pipeline train` does.
+    """Split by source micrograph, then augment the training images, as `tem-pipeline train` does.
 
     Parameters
     ----------
     images : sequence of AnnotatedImage
     profile : Profile
     seed : int
-        Of the split and of the augmentation.
+        Seed of the split and the augmentation.
     """
     training, validation, test = _parts(images, seed)
     rows = list(augment_images(training, profile.augmented_images, profile.crop_px, seed))
@@ -64,11 +64,11 @@ def split_then_augment(images: Sequence[AnnotatedImage], profile: Profile, seed:
 
 
 def augment_then_split(images: Sequence[AnnotatedImage], profile: Profile, seed: int) -> Material:
-    """Augment, then split the crops at random: as the paper did, for comparison only.
+    """Augment, then split the crops at random, as the paper did; for comparison only.
 
-    Crops of one image stand in training and in validation. The test images of `split_then_augment` are held
-    out before anything else, so that both protocols are judged on the same images; the paper held out none.
-    There are as many training crops as in the other protocol, of more images: those that validate there.
+    Training and validation contain crops of the same images. The test images of `split_then_augment` are
+    held out first, so that both protocols are tested on the same images; the paper held out none. The number
+    of training crops is the same in both protocols, but here they also come from the validation images.
 
     Parameters
     ----------
@@ -97,12 +97,12 @@ PROTOCOLS: dict[str, Callable[[Sequence[AnnotatedImage], Profile, int], Material
 
 
 def crops_of(images: Sequence[AnnotatedImage], count: int, crop_px: int, seed: int) -> list[AnnotatedImage]:
-    """Make augmented crops into images to evaluate on: the paper validates on such crops.
+    """Make augmented crops to evaluate on, as the paper does for validation.
 
     Returns
     -------
     list of AnnotatedImage
-        Each of its image's source.
+        Each crop keeps the source of its image.
     """
     by_name = {image.name: image for image in images}
     return [

@@ -1,6 +1,6 @@
 """Turns the rows of the study into the tables, the sentences and the figure of docs/loss-study.md.
 
-What stands between the page's markers is computed from the rows; what stands outside is a person's.
+Text between the page's markers is computed from the rows; the rest of the page is written by hand.
 """
 
 import base64
@@ -59,7 +59,7 @@ Blue is missed, orange is false.*"""
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper finds: one loss's score less another's lies between two bounds."""
+    """A finding of the paper: the difference of two losses' scores is between two bounds."""
 
     text: str
     measure: str
@@ -82,12 +82,12 @@ CLAIMS = (
 
 
 def mean_and_half_width(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Give the mean of repeated trainings and half the width of its t-interval; NaN of a single one.
+    """Give the mean of repeated trainings and half the width of its t-interval; NaN for a single one.
 
     Parameters
     ----------
     values : sequence of float
-        One a seed.
+        One per seed.
     level : float
     """
     array = np.asarray(values, dtype=float)
@@ -98,7 +98,7 @@ def mean_and_half_width(values: Sequence[float], level: float = 0.95) -> tuple[f
 
 
 def verdict(difference: tuple[float, float], low: float, high: float) -> str:
-    """Hold a difference, its mean and half width, against the bounds of what is claimed."""
+    """Compare a difference (mean and half width) with the bounds of a claim."""
     ends = difference[0] - difference[1], difference[0] + difference[1]
     if low < ends[0] and ends[1] < high:
         return "agrees"
@@ -123,7 +123,7 @@ def replace_section(page: str, name: str, content: str) -> str:
 
 
 def losses_section(result: dict[str, Any]) -> str:
-    """Give the tables of the four losses on both sets, and what of the paper's findings they show."""
+    """Give the tables of the four losses on both sets, and a comparison with the paper's findings."""
     rows = result["rows"]
     lines = []
     for data in _ordered(rows, "data"):
@@ -154,7 +154,7 @@ def losses_section(result: dict[str, Any]) -> str:
 
 
 def networks_section(result: dict[str, Any]) -> str:
-    """Give size, time and quality of both networks."""
+    """Give the tables of size, time and quality of both networks."""
     timed = next(row for row in result["rows"] if "networks" in row)
     rows = [row for row in result["rows"] if "networks" not in row]
     profile = timed["profile"]
@@ -196,7 +196,7 @@ def networks_section(result: dict[str, Any]) -> str:
 
 
 def protocol_section(result: dict[str, Any]) -> str:
-    """Give what either protocol reports, beside what the same networks reach on sources never seen."""
+    """Give the scores that each protocol reports, and those of the same networks on held-out sources."""
     rows = result["rows"]
     lines = []
     for data in _ordered(rows, "data"):
@@ -208,7 +208,7 @@ def protocol_section(result: dict[str, Any]) -> str:
                 crops = [row["held_out_crops"][measure] for row in of]
                 whole = [row["test"][measure] for row in of]
                 cells = [_plus_minus(mean_and_half_width(values)) for values in (reported, crops, whole)]
-                # Each against its like: crops against crops, whole images against whole images.
+                # Crops are compared with crops, and whole images with whole images.
                 alike = crops if protocol == "augment_then_split" else whole
                 excess = mean_and_half_width([a - b for a, b in zip(reported, alike, strict=True)])
                 table.append([NAMES[protocol], title, *cells, _signed(excess)])
@@ -225,7 +225,7 @@ def protocol_section(result: dict[str, Any]) -> str:
 
 
 def standard_section(result: dict[str, Any]) -> str:
-    """Give the four losses under the standard profile, and what they were to reach."""
+    """Give the scores of the four losses with the standard profile, and whether they reach their goals."""
     rows = result["rows"]
     best = {measure: max(scores[measure] for scores in PAPER.values()) for measure in STANDARD_GOAL}
     table = [[NAMES[row["loss"]], *(_with_interval(row["test"], name) for name in MEASURES)] for row in rows]
@@ -251,9 +251,9 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def losses_figure(rows: Rows, data: dict[str, AnnotatedSet]) -> bytes:
-    """Draw the paper's figure 4: of either set the first test image of the first seed, and every loss's mask.
+    """Draw the paper's figure 4: one test image of each set with the masks of all losses, for the first seed.
 
-    The first by name, so nobody chose it.
+    The image is the first one by name, so it is not hand-picked.
     """
     images, truths = [], []
     masks: dict[str, list[np.ndarray]] = {loss: [] for loss in LOSSES}
@@ -273,7 +273,7 @@ def _ordered(rows: Rows, name: str) -> list[Any]:
 
 
 def _differences(rows: Rows, data: str, claim: Claim) -> list[float]:
-    """Give one loss's score less the other's, of every seed."""
+    """Give the difference of the two losses' scores for each seed."""
     of_data = [row for row in rows if row["data"] == data]
     of = {(row["loss"], row["seed"]): row["test"][claim.measure] for row in of_data}
     return [of[claim.one, seed] - of[claim.other, seed] for seed in _ordered(of_data, "seed")]
@@ -330,7 +330,7 @@ def _who(names: list[str], rows: Rows) -> str:
 
 
 def _about(rows: Rows) -> str:
-    """Say how much of a set trains and tests."""
+    """Describe a set: area of its cores, numbers of training and test images."""
 
     def counted(numbers: set[int], what: str) -> str:
         return f"{' or '.join(map(str, sorted(numbers)))} {what}"
@@ -344,7 +344,7 @@ def _about(rows: Rows) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Give the lines of a table; all columns but the first are aligned to the right."""
+    """Give the lines of a Markdown table; all columns except the first are right-aligned."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return [f"| {' | '.join(line)} |" for line in lines]
 

@@ -1,6 +1,6 @@
-"""The trainings of the study: what decides each, how it is done, and the row of numbers that it leaves.
+"""The trainings of the study and their rows of results.
 
-Plain functions without Dagster and MLflow, of the same parts that the platform trains with.
+Uses the platform's functions for training, without Dagster and MLflow.
 """
 
 import ast
@@ -44,9 +44,9 @@ from tem_pipeline.training.networks import ds_unet, unet
 SIMULATED, REAL = "simulated_core_shell", "bright_field_particles"
 CLASSICAL = "otsu_watershed"
 
-# Table 1 of the paper gives its share of foreground away. With accuracy A and Dice D, FP + FN = 1 − A and
-# TP = D (1 − A) / (2 (1 − D)) of all pixels, so the foreground's share, TP + FN, is TP + (1 − A) / 2 where
-# false and missed pixels balance: 8.4 to 9.1 % for the four losses. The simulated cores cover 8.8 %.
+# Table 1 of the paper implies its share of foreground. With accuracy A and Dice D, FP + FN = 1 − A and
+# TP = D (1 − A) / (2 (1 − D)) as shares of all pixels. If FP = FN, the share of foreground, TP + FN, is
+# TP + (1 − A) / 2: 8.4 to 9.1 % for the four losses. The simulated cores cover 8.8 %.
 SIMULATED_POPULATION = Population(shell_nm=1.4, shell_sd_nm=0.25, coverage=(0.35, 0.55))
 SIMULATED_IMAGES = 24
 SIMULATED_PX = 256
@@ -54,7 +54,7 @@ SIMULATED_SEED = 2021
 
 HELD_OUT_CROPS = 128
 
-# What a row's numbers are made by; comments and docstrings left out, a change of these makes it anew.
+# A row is computed again if the code of one of these modules changes, apart from comments and docstrings.
 CODE = (
     "tem_pipeline.annotation.augmentation",
     "tem_pipeline.annotation.splitting",
@@ -78,9 +78,9 @@ PACKAGES = ("keras", "numpy", "openvino", "scipy", "tensorflow")
 
 @dataclass(frozen=True)
 class Training:
-    """What decides the numbers of one training, beside the pixels of its data and the code.
+    """Everything that decides the numbers of one training, apart from its data and the code.
 
-    `seed` is that of the split, the augmentation, the initial weights and the order of the crops.
+    `seed` is used for the split, the augmentation, the initial weights and the order of the crops.
     """
 
     data: str
@@ -91,18 +91,18 @@ class Training:
     protocol: str = "split_then_augment"
 
     def key(self, data_sha256: str) -> str:
-        """Give the name of this training's row: another one where anything that decides it is another."""
+        """Give the name of this training's row. It changes if anything that decides the numbers changes."""
         return row_key({**asdict(self), "data_sha256": data_sha256, "code": code_sha256()})
 
 
 def row_key(decided_by: dict[str, Any]) -> str:
-    """Give the name of the row that all this decides."""
+    """Give the name of a row from everything that decides its numbers."""
     return hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()[:24]
 
 
 @cache
 def code_sha256(*others: str) -> str:
-    """Hash the code that makes a row, with other modules' code, and the versions of the packages below."""
+    """Hash the code of `CODE` and of other modules, and the versions of `PACKAGES`."""
     digest = hashlib.sha256(repr([(name, version(name)) for name in PACKAGES]).encode())
     for name in (*CODE, *others):
         spec = importlib.util.find_spec(name)
@@ -113,7 +113,7 @@ def code_sha256(*others: str) -> str:
 
 
 def _code_alone(source: str) -> str:
-    """Give a program without comments, layout and strings that stand for themselves, such as docstrings."""
+    """Give a program without comments, layout, docstrings and other string statements."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
@@ -139,7 +139,7 @@ def read_data(name: str) -> AnnotatedSet:
     Raises
     ------
     UserError
-        When the real set isn't at hand.
+        If the real set is missing.
     """
     if name == SIMULATED:
         with TemporaryDirectory() as folder:
@@ -160,7 +160,7 @@ def reference_folder() -> Path:
     Raises
     ------
     UserError
-        When TEM_REFERENCE_DATA doesn't name it.
+        If TEM_REFERENCE_DATA is not set.
     """
     folder = os.environ.get("TEM_REFERENCE_DATA")
     if not folder:
@@ -172,7 +172,7 @@ def reference_folder() -> Path:
 
 
 def cores_only(annotated: AnnotatedSet) -> AnnotatedSet:
-    """Make shells background: the paper tells cores from all the rest."""
+    """Make shells background, because the paper separates cores from everything else."""
     core = len(annotated.classes) - 1
     images = tuple(
         replace(image, class_map=(image.class_map == core).astype(np.uint8), classes=CORE_CLASSES)
@@ -190,15 +190,15 @@ def core_share(annotated: AnnotatedSet) -> float:
 
 
 def train_and_evaluate(training: Training, data: AnnotatedSet, threads: int) -> dict[str, Any]:
-    """Do one training and evaluate it on the images that it never saw.
+    """Train and evaluate on the test images.
 
     Returns
     -------
     dict
-        What JSON can hold: the training's fields; parameters, best_epoch, training_seconds; reported: the
-        best validation scores, which is what the paper reports; test and held_out_crops: summaries of
-        `summarise_evaluation` on whole test images and on augmented crops of them; first_test_mask: the
-        mask found on the first test image, PNG in base64; seconds: of the whole row.
+        Ready for JSON: the training's fields; parameters, best_epoch, training_seconds; reported: the best
+        validation scores, as the paper reports them; test and held_out_crops: `summarise_evaluation` on whole
+        test images and on augmented crops of them; first_test_mask: predicted mask of the first test image,
+        PNG in base64; seconds: time for the whole row.
     """
     started = time.monotonic()
     material = PROTOCOLS[training.protocol](data.images, training.profile, training.seed)
@@ -243,7 +243,7 @@ def train_and_evaluate(training: Training, data: AnnotatedSet, threads: int) -> 
             "held_out_crops": summarise_evaluation(evaluate_model(model, crops)),
             "first_test_mask": _mask_text(predict_classes(model, tests[0].image)[0] > 0),
         }
-    # Else the graphs of all trainings stay in memory.
+    # Otherwise the graphs of all trainings stay in memory.
     keras.backend.clear_session()
     return {**row, "seconds": time.monotonic() - started}
 
@@ -261,7 +261,7 @@ def _exported(
         base_width=profile.base_width,
         classes=CORE_CLASSES,
     )
-    # In single precision, so that no row depends on what the processor has.
+    # In single precision, so that rows do not depend on the processor.
     return load_model(folder, threads, "f32")
 
 
@@ -270,14 +270,14 @@ def _mask_text(mask: np.ndarray) -> str:
 
 
 def time_networks(profile: Profile, rounds: int, threads: int) -> dict[str, Any]:
-    """Time a training step and an image's inference of both networks, by turns on the same machine.
+    """Time a training step and the inference of one image for both networks, in turns.
 
     Returns
     -------
     dict
-        networks, for each: parameters, parameters_as_published (at base width 64), step_seconds and
-        image_seconds: a value a round, of one step of the profile and of one image of 512 × 512 px by
-        OpenVINO in single precision.
+        networks, with parameters, parameters_as_published (at base width 64), step_seconds and image_seconds
+        for each network: one value per round, for one step of the profile and for one image of 512 × 512 px
+        with OpenVINO in single precision.
     """
     started = time.monotonic()
     prepare_keras(threads)
@@ -315,7 +315,7 @@ def time_networks(profile: Profile, rounds: int, threads: int) -> dict[str, Any]
 
 
 def _fastest(work: Callable[[], Any], times: int = 6) -> float:
-    """Give the shortest time of several: what else the machine does only adds to it."""
+    """Give the shortest of several times, because other programs can only make them longer."""
     taken = []
     for _ in range(times):
         started = time.monotonic()
@@ -329,7 +329,7 @@ def _fastest(work: Callable[[], Any], times: int = 6) -> float:
 
 @dataclass(frozen=True)
 class Job:
-    """Work that leaves one row: its key, its name for a person, its cost in any unit, and how it is done."""
+    """Work that makes one row: its key, a readable name, its cost in any unit, and its function."""
 
     key: str
     name: str
@@ -338,7 +338,7 @@ class Job:
 
 
 def training_job(training: Training, data: AnnotatedSet, threads: int) -> Job:
-    """Make a job of a training."""
+    """Make the job of a training."""
     profile = training.profile
     relative = {CLASSICAL: 0.02, "unet": 3.0}.get(training.network, 1.0)
     name = f"{training.data}, {training.network}, {training.loss}, {profile.name}, seed {training.seed}"
@@ -347,14 +347,14 @@ def training_job(training: Training, data: AnnotatedSet, threads: int) -> Job:
     return Job(
         training.key(data.sha256),
         name,
-        # Steps of base width 64, 32 and 16 take about 6 : 2 : 1.
+        # Steps at base width 64, 32 and 16 take times of about 6 : 2 : 1.
         relative * profile.steps * profile.batch * profile.crop_px**2 * profile.base_width**1.3,
         lambda: train_and_evaluate(training, data, threads),
     )
 
 
 def timing_job(profile: Profile, rounds: int, threads: int) -> Job:
-    """Make a job of timing both networks."""
+    """Make the job that times both networks."""
     steps = rounds * 30 * 4
     return Job(
         row_key({"timing": asdict(profile), "rounds": rounds, "threads": threads, "code": code_sha256()}),

@@ -1,4 +1,4 @@
-"""Reads the small YAML files that people lay beside images; what stands in them is taken for hostile."""
+"""Reads the small YAML files that people put beside images. Their content is not trusted."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,20 +17,20 @@ Description = TypeVar("Description", bound=BaseModel)
 def read_description(path: Path, kind: type[Description]) -> Description:
     """Read and check a description.
 
-    Every scalar is handed over as text, so that a sample 007 or 2026-11-22 keeps its name; `kind` converts
-    where it wants numbers.
+    Every scalar is passed on as text, so that a sample 007 or 2026-11-22 keeps its name. `kind` converts
+    text to numbers where needed.
 
     Parameters
     ----------
     path : path
-        A plain file; where there is none, the defaults of `kind` are given.
+        A regular file. If it doesn't exist, the defaults of `kind` are returned.
     kind : type of BaseModel
 
     Raises
     ------
     UserError
-        One line without the file's name, which the caller puts in front: wrong keys, wrong types, too much,
-        aliases, no YAML.
+        One line, to which the caller adds the file's name: wrong keys, wrong types, too large, aliases, not
+        YAML.
     """
     try:
         with path.open("rb") as file:
@@ -48,8 +48,8 @@ def read_description(path: Path, kind: type[Description]) -> Description:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or "it is no YAML"
-        raise UserError(f"{line}{problem}: write one 'key: value' a line") from error
+        problem = getattr(error, "problem", None) or "it is not YAML"
+        raise UserError(f"{line}{problem}: write one 'key: value' per line") from error
     except ValidationError as error:
         raise UserError(_in_one_line(error, kind)) from error
     except ValueError as error:
@@ -58,26 +58,26 @@ def read_description(path: Path, kind: type[Description]) -> Description:
 
 def _plain_mapping(text: str) -> dict[str, Any]:
     depth = 0
-    # Looked at one by one first, events cost neither recursion nor what aliases would multiply.
+    # Checking the events one by one needs no recursion and doesn't expand aliases.
     for event in yaml.parse(text, Loader=yaml.BaseLoader):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError("aliases (*name) are not allowed: write the value itself")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > 3:
-            raise ValueError("it is nested too deeply: write one 'key: value' a line")
+            raise ValueError("it is nested too deeply: write one 'key: value' per line")
     node = yaml.compose(text, Loader=yaml.BaseLoader)
     if node is None or (isinstance(node, yaml.ScalarNode) and not node.value):
         return {}
     if not isinstance(node, yaml.MappingNode):
-        raise ValueError("it holds no 'key: value' lines")
+        raise ValueError("it has no 'key: value' lines")
     for mapping in (node, *(value for _, value in node.value)):
         keys: set[str] = set()
         for key, _ in mapping.value if isinstance(mapping, yaml.MappingNode) else ():
             if str(key.value) in keys:
-                raise ValueError(f"{str(key.value)[:40]!r} stands in it twice: keep one")
+                raise ValueError(f"it has {str(key.value)[:40]!r} twice: keep one")
             keys.add(str(key.value))
     loaded = yaml.load(text, Loader=yaml.BaseLoader)
-    # A key with nothing behind it, as templates have them, means its default.
+    # A key without a value, as in templates, means the default.
     return {key: value for key, value in loaded.items() if value not in ("", "~", "null")}
 
 

@@ -1,10 +1,10 @@
-"""The error every part raises when a person can mend what is wrong."""
+"""The error that all packages raise if a person can mend the cause."""
 
 
 class UserError(Exception):
     """Something outside the program is wrong.
 
-    The message is one line: it names the file or the setting, says what is wrong and what to do.
+    The message is one line. It names the file or the setting, the fault and what to do.
     """
 
     def __init__(self, message: object) -> None:

@@ -1,4 +1,4 @@
-"""Work on several images of a session at a time, in threads; what is done with each is the callers'."""
+"""Processes several images of a session at the same time, in threads."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import pandas as pd
 
-# While one image has a step that uses one core, another keeps the other cores busy.
+# While one image is in a step that uses only one core, another image keeps the other cores busy.
 IMAGES_IN_FLIGHT = 2
-# Larger images are taken one at a time: what they need in memory would add up.
+# Larger images are processed one at a time, because they need too much memory together.
 LARGEST_IN_FLIGHT_PX = 4096**2
 
 _Given = TypeVar("_Given")
@@ -18,12 +18,12 @@ _Result = TypeVar("_Result")
 
 
 def most_in_flight(images: pd.DataFrame) -> int:
-    """Say how many of some images may be worked on at a time.
+    """Give the number of images to process at the same time.
 
     Parameters
     ----------
     images : DataFrame
-        Rows of a manifest: height_px and width_px.
+        Rows of a manifest with height_px and width_px.
     """
     largest_px = (images["height_px"].astype(int) * images["width_px"].astype(int)).max()
     return min(IMAGES_IN_FLIGHT, len(images)) if largest_px <= LARGEST_IN_FLIGHT_PX else 1
@@ -32,19 +32,20 @@ def most_in_flight(images: pd.DataFrame) -> int:
 def in_order(
     work: Callable[[_Given], _Result], given: Iterable[_Given], in_flight: int, ended: Event | None = None
 ) -> Generator[tuple[_Given, _Result], None, None]:
-    """Do work in threads and give results in order.
+    """Apply a function to items in threads and give the results in order.
 
     Parameters
     ----------
     work : callable
-        What it raises is raised here when its turn comes.
+        If it raises an error for an item, the error is raised when the item's turn comes.
     given : iterable
-        What the work is done on, one after the other. It is read by the caller's thread.
+        The items. They are read in the caller's thread.
     in_flight : int
-        At most so many are begun and not given yet. With 1 the caller's thread does the work, reads what the
-        next is done on after that, and leaves `ended` alone: nothing else is begun.
+        Largest number of items that are begun but not yet returned. With 1 the caller's thread does the work,
+        the next item is read after that, and `ended` is not used.
     ended : Event, optional
-        Set when this ends, however it does, so that long work that is begun can stop early: it is waited for.
+        Set when this generator ends or fails, so that long work can stop early. The generator waits for work
+        that has begun.
 
     Yields
     ------

@@ -126,7 +126,7 @@ def _check_header(cells: list[str]) -> list[str]:
             )
     for name in names:
         if name and names.count(name) > 1:
-            raise UserError(f"the column {printable(name)[:40]!r} stands in it twice: keep one")
+            raise UserError(f"it has the column {printable(name)[:40]!r} twice: keep one")
     return [_text(name, "a column's name") if name else "" for name in names]
 
 

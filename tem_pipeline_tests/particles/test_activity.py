@@ -119,7 +119,7 @@ def test_a_bad_row_is_listed_with_its_remedy_and_the_others_are_read(tmp_path, r
     [
         (b"", "it is empty"),
         (b"sample_id,activity\nS1,1\n", "the column unit is missing"),
-        (b"sample_id,activity,unit,Unit\nS1,1,s,s\n", "'unit' stands in it twice"),
+        (b"sample_id,activity,unit,Unit\nS1,1,s,s\n", "the column 'unit' twice"),
         ("sample_id,activity,unit\nS1,1,µmol\n".encode("cp1252"), "isn't UTF-8"),
         ("sample_id,activity,unit\nS1,1,s\n".encode("utf-16"), "isn't UTF-8"),
         (b"sample_id,activity,unit\nS1\0,1,s\n", "NUL"),

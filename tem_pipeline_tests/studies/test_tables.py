@@ -46,7 +46,7 @@ def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def losses_rows(better: float) -> list[dict[str, Any]]:
-    """Give rows in which the set losses differ from the cross entropies, more or less alike in every seed."""
+    """Make rows in which the IoU and Dice losses differ from the cross entropies, similarly for each seed."""
     return [
         row(data, loss, 0.9 + 0.01 * seed + (better if loss in ("iou", "dice") else 0) + 1e-4 * seed**2, seed)
         for data in (SIMULATED, REAL)
@@ -93,7 +93,7 @@ def test_the_sentences_on_losses_follow_from_the_rows(better: float, kind: str):
     )
     assert line.count(f"{better:+.4f} ± 0.0000: {kind}") == 2
     assert "+0.0298" in line
-    # The two cross entropies are equal in these rows: nothing is claimed of them.
+    # The two cross entropies are equal in these rows, so nothing is claimed about them.
     equal = next(line for line in text.splitlines() if "weighted above plain" in line)
     assert equal.count("+0.0000 ± 0.0000: not decided") == 2
     assert "0.9000, 0.9101, 0.9204" in text

@@ -36,7 +36,7 @@ SMALL = Profile("small", 4, 32, 16, 4, 2)
 
 
 def classical_jobs(count: int = 12) -> list[Job]:
-    """Real work that leaves real rows, and no network to wait for."""
+    """Jobs that make real rows without training a network."""
     data = discs_set(side_px=256)
     return [training_job(Training("discs", "none", SMALL, seed, CLASSICAL), data, 1) for seed in range(count)]
 
@@ -143,7 +143,7 @@ def test_simulated_cores_cover_the_area_implied_by_the_papers_table_1():
         wrong = 1 - accuracy
         shares.append(dice * wrong / (2 * (1 - dice)) + wrong / 2)
     assert min(shares) <= core_share(simulated) <= max(shares)
-    # Shells are background: some of what isn't core is darker than the support.
+    # Shells are background, so some background is darker than the support.
     assert all(set(np.unique(image.class_map)) == {0, 1} for image in simulated.images)
 
 
