@@ -1,6 +1,6 @@
-"""Measures the shell around every core: which whole particle a core lies in, and how thick its shell is.
+"""Measures the shell around every core: the whole particle that contains the core, and the shell's thickness.
 
-Sizes and shapes of the cores themselves are measured in `measurement`.
+`measurement` measures sizes and shapes of the cores themselves.
 """
 
 import numpy as np

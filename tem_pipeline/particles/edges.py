@@ -28,9 +28,9 @@ def edge_weights(
 ) -> np.ndarray:
     """Weight whole particles by the inverse probability of not being cut by the frame.
 
-    A field W × H shows a particle of extents w × h whole with the probability
-    p = (W − w)(H − h) / (W·H), so small particles are counted too often; the weight is 1/p (Miles–Lantuéjoul
-    correction: Miles, "On the elimination of edge effects in planar sampling", 1974; Lantuéjoul 1978).
+    A particle of extents w × h is whole in a field W × H with the probability p = (W − w)(H − h) / (W·H), so
+    small particles are counted too often. The weight is 1/p (Miles–Lantuéjoul correction: Miles, "On the
+    elimination of edge effects in planar sampling", 1974; Lantuéjoul 1978).
 
     Parameters
     ----------

@@ -45,7 +45,7 @@ def histogram_edges(values: np.ndarray) -> np.ndarray:
     )
     first, last = np.floor(low / width), np.ceil(high / width)
     edges = np.arange(first, last + 1) * width
-    # Products like 3 × 0.1 land beside the number they mean.
+    # Products like 3 × 0.1 differ from the exact number by rounding.
     edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
     return edges
 
@@ -112,7 +112,7 @@ def statistics_with_intervals(
     """
     repeats = uncertainty.resample_fields(values, weights, fields)
     n_fields = repeats.shape[1]
-    # One particle, or one a field, leaves variances undefined: they are NaN, and null in the table.
+    # With one particle, or one per field, variances are undefined: NaN, and null in the table.
     with np.errstate(divide="ignore", invalid="ignore"):
         samples = uncertainty.weighted_statistics(values, weights, fields, repeats, kind)
     row: dict[str, Any] = {}

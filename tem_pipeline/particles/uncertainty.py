@@ -208,13 +208,14 @@ def sd_interval(
     """Give the 95 % interval of the standard deviation of all particles: a generalised confidence interval.
 
     Resampling fields can't show the uncertainty of their scatter: the variance between n fields follows χ²
-    with n − 1 degrees of freedom, and its bootstrap error is small just where the estimate is. Symmetric
-    intervals of SE × t cover 80 % to 88 % where a third or more of the variance lies between fields. So the
-    two components are taken apart (Weerahandi, *J. Am. Stat. Assoc.* 88 (1993) 899): that of the fields'
-    means has the χ² distribution of the random-effects model, that within fields is lognormal with its
-    bootstrap error over fields and Student's t, and the sum is simulated. The interval is the simulation's
-    quantiles relative to its estimate, times the pooled variance plus the squared standard error of the mean:
-    the pooled variance is taken about the sample's mean and is that much too small.
+    with n − 1 degrees of freedom, and its bootstrap error is too small if the estimate is small. Symmetric
+    intervals of SE × t cover only 80 % to 88 % if a third or more of the variance is between fields.
+    Therefore the two components are treated separately (Weerahandi, *J. Am. Stat. Assoc.* 88 (1993) 899). The
+    variance of the fields' means has the χ² distribution of the random-effects model. The variance within
+    fields is lognormal with its bootstrap error over fields and Student's t. Their sum is simulated. The
+    interval is the simulation's quantiles divided by its estimate, times the sum of the pooled variance and
+    the squared standard error of the mean: the pooled variance is about the sample's mean and therefore too
+    small by that amount.
 
     Parameters
     ----------

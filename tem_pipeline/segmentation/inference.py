@@ -14,13 +14,13 @@ from tem_pipeline.segmentation.models import ModelCard, SegmentationModel
 from tem_pipeline.segmentation.tiling import TILE_OVERLAP_PX, TILE_PX, predict_strips
 from tem_pipeline.segmentation.touching import split_touching
 
-# Training enlarges and shrinks by up to 1.33: an image this far from the training images is still known.
+# Training scales images by up to 1.33, so the model knows images whose pixel size differs by this factor.
 LARGEST_PIXEL_RATIO = 1.25
-# Beyond, an enlarged image holds nothing more, and takes memory and time.
+# Larger enlargements show no more detail, but take memory and time.
 LARGEST_ENLARGEMENT = 4.0
 LARGEST_ENLARGED_PX = 2**27
 _LEVELS = 2**16 - 1
-# Added to the class that a pixel has if it isn't core.
+# Marks a pixel that may be core; it is added to the most probable other class.
 _OR_CORE = 128
 
 
@@ -28,11 +28,11 @@ _OR_CORE = 128
 class Segmentation:
     """The masks of one micrograph.
 
-    labels : (height, width) uint16 or uint32, 0 background, one number a core
-    shell_labels : likewise for whole particles, or None where the model knows no shells
+    labels : (height, width) uint16 or uint32, 0 background, one number per core
+    shell_labels : the same for whole particles; None if the model knows no shells
     core_probability : (height, width) uint8, 0 … 255
-    mode : the mode in which the image was read
-    split_labels : (k,) int64, numbers of the cores that came out of a cluster of touching ones
+    mode : the mode used for segmentation
+    split_labels : (k,) int64, numbers of the cores that were split from clusters of touching cores
     """
 
     labels: np.ndarray
@@ -43,22 +43,22 @@ class Segmentation:
 
 
 def input_scale(card: ModelCard, pixel_size_nm: float | None, pixels: int) -> float:
-    """Say by which factor an image is resampled so that the model sees it as it saw its training images.
+    """Give the factor by which an image is resampled to the pixel sizes of the training images.
 
     Parameters
     ----------
     card : ModelCard
     pixel_size_nm : float or None
-        Of the image.
+        Pixel size of the image.
     pixels : int
-        Number of the image's pixels.
+        Number of pixels of the image.
 
     Returns
     -------
     float
-        1 where either isn't calibrated, or where the pixel size is within a factor of 1.25 of those of the
-        training images; else what brings it to the nearest of them. At most 4, and less where the enlarged
-        image would have over 2**27 pixels.
+        1 if image or model is not calibrated, or if the pixel size is within a factor of 1.25 of those of the
+        training images. Otherwise the factor to the nearest of them, at most 4, and so small that the
+        enlarged image has no more than 2**27 pixels.
     """
     if card.pixel_size_nm is None or pixel_size_nm is None:
         return 1.0
@@ -71,26 +71,27 @@ def input_scale(card: ModelCard, pixel_size_nm: float | None, pixels: int) -> fl
 
 
 def _room(pixels: int) -> float:
-    """Say by which factor an image can be enlarged without growing too large."""
+    """Give the factor by which an image can be enlarged without getting too large."""
     return (LARGEST_ENLARGED_PX / pixels) ** 0.5
 
 
 def size_scale(card: ModelCard, core: np.ndarray, factor: float = 1.0) -> float:
-    """Say by which factor more an image is resampled so that its particles have sizes the model is best at.
+    """Give a second factor that brings the particles to the sizes that the model finds best.
 
     Parameters
     ----------
     card : ModelCard
     core : ndarray of bool, (height, width)
-        What the model found, as large as the image.
+        Cores found in a first prediction, at the size of the image.
     factor : float
-        By which the image was resampled for that, see `input_scale`.
+        Factor by which the image was resampled in that prediction, see `input_scale`.
 
     Returns
     -------
     float
-        2, ½, or 1 where the particles were of the card's `diameters_px`, where there are none, or where the
-        image would be enlarged over 4 times or to over 2**27 pixels.
+        2 for too small particles and ½ for too large ones. 1 if the particles are within the card's
+        `diameters_px`, if there are none, or if the image would be enlarged over 4 times or to over 2**27
+        pixels.
     """
     found_px = typical_diameter_px(core) if card.diameters_px is not None else None
     if card.diameters_px is None or found_px is None:
@@ -111,27 +112,27 @@ def predict_averaged_strips(
     overlap_px: int = TILE_OVERLAP_PX,
     progress: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Predict class probabilities strip by strip, averaged over scales of the image and its mirrorings.
+    """Predict class probabilities strip by strip, averaged over scales and mirror images.
 
-    With the scale 1 alone and no mirroring it is `predict_strips`, memory bounded by a row of tiles. The
-    probabilities of any other scale, and of mirrored images, are held whole: 2 bytes a pixel, of the image of
-    that scale, and class.
+    With scale 1 only and without mirroring this is `predict_strips`, whose memory is bounded by a row of
+    tiles. The probabilities at every other scale, and of mirror images, are kept as a whole: 2 bytes per
+    pixel of the resampled image and class.
 
     Parameters
     ----------
     predict_tile, image, tile_px, overlap_px, progress
         As for `predict_strips`.
     scales : sequence of float
-        Sizes at which the image is shown to the network, against its own. Shrunk images are smoothed first;
-        intensities are standardised anew, as of a micrograph that was recorded at that size.
+        Factors by which the image is resampled. It is smoothed before shrinking, and its intensities are
+        standardised again, as if it had been recorded at that size.
     flips : bool
-        Average over the image and its mirrorings along rows, along columns and along both.
+        Average over the image and its mirror images along rows, along columns and along both.
 
     Yields
     ------
     first_row : int
     probabilities : ndarray, (rows, width, classes), float32
-        Of the image's own size.
+        At the size of the image.
     """
     effort = np.square(scales)
     done = np.concatenate([[0], np.cumsum(effort)]) / effort.sum()
@@ -143,7 +144,7 @@ def predict_averaged_strips(
 
         return tell
 
-    # The image's own size comes last: its strips are passed on as they come.
+    # Scale 1 comes last, because its strips are passed on as they are predicted.
     ordered = sorted(scales, key=lambda scale: scale == 1)
     own = ordered[-1] == 1 and not flips
     held = [
@@ -175,13 +176,13 @@ def _probability_levels(
     overlap_px: int,
     progress: Callable[[float], None],
 ) -> np.ndarray:
-    """Predict an image at another size and mirrored; give (classes, height, width) uint16, 1 as 65,535."""
+    """Predict an image at one scale; give (classes, height, width) uint16, with probability 1 as 65,535."""
     shape = tuple(max(1, round(side * scale)) for side in image.shape)
     if shape != image.shape:
         image = standardise(resampled(image, shape), "bright_field")
     steps = (1, -1) if flips else (1,)
     mirrorings = [(slice(None, None, y), slice(None, None, x)) for y in steps for x in steps]
-    # 65,535 is 4 times 16,383 and 3: what is lost is under 5e-5 of probability.
+    # 65,535 = 4 × 16,383 + 3, so rounding changes a probability by less than 5e-5.
     share = _LEVELS // len(mirrorings)
     levels = None
     for index, (y, x) in enumerate(mirrorings):
@@ -199,14 +200,14 @@ def _probability_levels(
 
 
 def resampled(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Bring an image to another size; what is shrunk is smoothed first."""
+    """Resample an image to another shape; it is smoothed before shrinking."""
     from skimage.transform import resize
 
     return resize(image, shape, order=1, preserve_range=True, anti_aliasing=shape < image.shape)
 
 
 def _strip_of(levels: np.ndarray, shape: tuple[int, ...], top: int, rows: int) -> np.ndarray:
-    """Interpolate some rows of the probabilities of an image of another size, (rows, width, classes)."""
+    """Interpolate some of the image's rows from probabilities at another scale, (rows, width, classes)."""
     step = np.array(levels.shape[1:]) / shape
     if (step == 1).all():
         strip = levels[:, top : top + rows].astype(np.float32)
@@ -233,28 +234,28 @@ def predict_classes(
     overlap_px: int = TILE_OVERLAP_PX,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Predict the class of every pixel of a standardised micrograph: the most probable one.
+    """Predict the most probable class of every pixel of a standardised micrograph.
 
-    Where the model's card has a `core_threshold`, that is where outlines are drawn, around what is on the
-    whole more probably core than not: connected pixels of at least that probability are core if their mean
-    is one half or more. All others are the most probable of the other classes.
+    If the model's card has a `core_threshold`, connected pixels of at least that probability of core form a
+    region. The region is core if its mean probability is one half or more. All other pixels get the most
+    probable of the other classes.
 
     Parameters
     ----------
     image : ndarray, (height, width)
-        Standardised; of any size.
+        Standardised; any size.
     pixel_size_nm : float, optional
-        Where it is far from those of the training images, the image is resampled, see `input_scale`.
+        If it differs much from those of the training images, the image is resampled, see `input_scale`.
     scales : sequence of float
-        See `predict_averaged_strips`; by default those of the model's card, and, where that has
-        `diameters_px` and finds others, these a second time with the image resampled, see `size_scale`.
+        See `predict_averaged_strips`; by default those of the model's card. If the card has `diameters_px`
+        and the particles found have other sizes, the image is then predicted again, see `size_scale`.
     flips : bool
-        Average over mirrorings: four times the work.
+        Average over mirror images, which takes four times as long.
 
     Returns
     -------
     class_map : ndarray, (height, width), uint8
-        Index into the model's classes; as large as the image.
+        Index into the model's classes.
     core_probability : ndarray, (height, width), uint8
         0 … 255.
     """
@@ -280,7 +281,7 @@ def predict_classes(
 def _decide(
     strips: Iterator[tuple[int, np.ndarray]], shape: tuple[int, ...], core: int, threshold: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give every pixel's class and its probability of core, 0 … 255, both (height, width) uint8."""
+    """Give the class and the core probability, 0 … 255, of every pixel, both (height, width) uint8."""
     class_map = np.empty(shape, np.uint8)
     core_probability = np.empty(shape, np.uint8)
     for top, probability in strips:
@@ -298,7 +299,7 @@ def _decide(
 
 
 def _settle(class_map: np.ndarray, core_probability: np.ndarray, core: int) -> None:
-    """Make core, in place, of the regions marked `_OR_CORE` whose mean probability is one half or more."""
+    """Make the regions marked by `_OR_CORE` core if their mean probability is one half or more; in place."""
     regions = label_instances(class_map >= _OR_CORE, 1)
     count = int(regions.max(initial=0))
     strips = [row_strips(each) for each in (regions, class_map, core_probability)]
@@ -326,22 +327,22 @@ def segment_micrograph(
     minimum_diameter_nm: float | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Segmentation:
-    """Find cores, and shells where the model knows them, on one micrograph; cut touching ones apart.
+    """Find cores, and shells if the model knows them, on one micrograph, and split touching ones.
 
     Parameters
     ----------
     image : ndarray, (height, width)
-        As it was read, any real dtype.
+        As recorded, any real dtype.
     model : SegmentationModel
     mode : {"auto", "bright_field", "haadf"}
-        `auto` finds it out from the image.
+        `auto` decides from the image.
     pixel_size_nm : float, optional
         Side of the image's square pixels.
     scales, flips
         See `predict_classes`.
     minimum_diameter_px, minimum_diameter_nm : float
-        Objects of a smaller equivalent circular diameter are noise and are removed; where the image is
-        calibrated the larger of the two holds.
+        Objects with a smaller equivalent circular diameter are removed as noise. For calibrated images the
+        larger of the two limits applies.
 
     Returns
     -------

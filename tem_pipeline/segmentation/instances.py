@@ -1,6 +1,6 @@
 """Turns a foreground mask into a label image of single particles.
 
-Predicting the mask is left to `inference`, measuring the particles to `particles.measurement`.
+`inference` predicts the mask, `particles.measurement` measures the particles.
 """
 
 import numpy as np
@@ -14,8 +14,8 @@ _STRIP_PX = 2**22
 def label_instances(foreground: np.ndarray, minimum_area_px: float) -> np.ndarray:
     """Number the connected particles of a mask and drop those that are too small.
 
-    Pixels belong together where they share a side (4-connectivity): every digitised convex particle over two
-    pixels across is connected that way, so a contact at a mere corner is one between two particles.
+    Pixels that share a side are connected (4-connectivity). Every digitised convex particle wider than two
+    pixels is connected in this way, so two particles that only touch at a corner stay separate.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def label_instances(foreground: np.ndarray, minimum_area_px: float) -> np.ndarra
     -------
     ndarray, (height, width), uint16 or uint32
         0 background, 1 … n in the raster order of each particle's first pixel; uint32 from 65,536 particles
-        on. Time is linear in pixels; with the result at most 4 bytes a pixel are held.
+        on. Time is linear in pixels. At most 4 bytes per pixel are allocated, including the result.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def label_instances(foreground: np.ndarray, minimum_area_px: float) -> np.ndarra
 def areas_px(labels: np.ndarray, count: int) -> np.ndarray:
     """Count the pixels of each of the labels 0 … count.
 
-    Strip by strip, because bincount makes an int64 copy of what it is given.
+    It counts strip by strip, because bincount makes an int64 copy of its input.
     """
     areas = np.zeros(count + 1, dtype=np.int64)
     for strip in row_strips(labels):
@@ -57,14 +57,14 @@ def areas_px(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def renumbered(labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Give every pixel the number of its label, in the memory of the labels, which are lost.
+    """Replace each label by its number, in the memory of `labels`, which must not be used afterwards.
 
     Parameters
     ----------
     labels : ndarray of int32 or uint32, (height, width)
-        An array of its own, no view.
+        Must own its memory, not be a view.
     numbers : ndarray of int, (count + 1,)
-        Up to `count`.
+        New number of each label, at most `count`.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def renumbered(labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     written = flat.view(kind)[:size]
     for start in range(0, size, _STRIP_PX):
         part = slice(start, start + _STRIP_PX)
-        # No label is overwritten before it is read: a number takes no more room.
+        # A number takes no more bytes than a label, so no label is overwritten before it is read.
         written[part] = numbers[flat[part]]
     del flat, written
     labels.resize(-(-size * kind.itemsize // labels.itemsize), refcheck=False)
@@ -85,20 +85,21 @@ def renumbered(labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 
 def row_strips(image: np.ndarray) -> list[np.ndarray]:
-    """Cut an image into strips of whole rows, views that what works pixel by pixel takes one by one."""
+    """Cut an image into strips of whole rows (views), for operations that need memory per pixel."""
     rows = max(1, _STRIP_PX // max(1, image.shape[1]))
     return [image[top : top + rows] for top in range(0, image.shape[0], rows)]
 
 
 def typical_diameter_px(foreground: np.ndarray, minimum_area_px: float = 20.0) -> float | None:
-    """Give the equivalent circular diameter below which half of a mask's area lies, in px.
+    """Give the area-weighted median of the equivalent circular diameters of a mask's particles, in px.
 
-    By area, because specks of noise outnumber what they lie beside. Touching particles count as one.
+    It is weighted by area, because specks of noise may outnumber the particles. Touching particles count as
+    one.
 
     Returns
     -------
     float or None
-        None where no connected region has the minimum area.
+        None if no connected region has the minimum area.
     """
     labels = label_instances(foreground, minimum_area_px)
     areas = areas_px(labels, int(labels.max(initial=0)))

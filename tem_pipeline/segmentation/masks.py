@@ -37,7 +37,7 @@ class SquareImage:
 
 @dataclass(frozen=True, eq=False)
 class SegmentedImage(SquareImage):
-    """An image with its masks and the verdict on them."""
+    """An image with its masks and their quality."""
 
     masks: Segmentation
     quality: ImageQuality
@@ -55,7 +55,7 @@ def segment_images(
     Parameters
     ----------
     given : iterable
-        Whatever names an image; read in the caller's thread.
+        Items that identify images; read in the caller's thread.
     load : callable
         Gives the image; called in the thread that segments it.
     model : SegmentationModel
@@ -92,7 +92,7 @@ def segment_images(
 
 
 def mask_row(found: SegmentedImage, card: ModelCard) -> dict[str, Any]:
-    """Give the columns of `MASK_SCHEMA` that say what was found, by which model and which version."""
+    """Give the columns of `MASK_SCHEMA` with the results, the model and the code version."""
     return {
         "mode": found.mode,
         **asdict(found.quality),
@@ -178,7 +178,7 @@ def _import_before_threads() -> None:
 
 
 def _stoppable(model: SegmentationModel, ended: Event) -> SegmentationModel:
-    """Give the same model, which predicts no more tiles once the event is set."""
+    """Give the same model, but one that predicts no more tiles once the event is set."""
 
     def predict_tile(tile: np.ndarray) -> np.ndarray:
         if ended.is_set():

@@ -1,13 +1,13 @@
-"""Takes out of an exported network what it can compute without, before it is compiled.
+"""Simplifies an exported network before it is compiled.
 
-A decoder of `ds_unet` up-samples x by a transposed convolution U with bias b, lays the skip s beside it and
-fuses both by a 1×1 convolution (S V). Nothing between the two bends the line, so
+A decoder of `ds_unet` up-samples x by a transposed convolution U with bias b, concatenates the skip
+connection s and fuses both by a 1×1 convolution (S V). There is no non-linearity between the two, so
 
     (S V) (s, U x + b) = S s + (V U) x + V b
 
-with V U computed once. Of W² multiplications a pixel, W being the base width, the first scale has 9, each
-other one of the contracting path 1.5, each of the expanding path 5, which become 4: 31 of 35 are left. And
-nothing is copied to lie side by side.
+and V U is computed once. In units of W² multiplications per pixel, with the base width W, the first scale
+takes 9, each other scale of the contracting path 1.5, and each scale of the expanding path 4 instead of 5. In
+total, 31 of 35 remain. Concatenation and its copies are no longer needed.
 """
 
 from typing import Any
@@ -16,25 +16,25 @@ import numpy as np
 
 
 def merge_up_convolutions(model: Any, least_side_px: int) -> int:
-    """Merge each up-convolution into the 1×1 convolution that fuses it with its skip.
+    """Merge each up-convolution into the 1×1 convolution that fuses it with its skip connection.
 
     Parameters
     ----------
     model : openvino.Model
-        Changed in place; one of another form than `ds_unet`'s is left as it is.
+        Changed in place. A network with another structure than `ds_unet` stays unchanged.
     least_side_px : int
-        What height and width of the input are multiples of.
+        Height and width of the input are multiples of this.
 
     Returns
     -------
     int
-        How many were merged.
+        Number of merged up-convolutions.
     """
     beside = [node for node in model.get_ordered_ops() if node.get_type_name() == "Concat"]
     merged = sum(_merge(node) for node in beside)
     if merged:
-        # OpenVINO adds one convolution to the other in place only where it takes both for equally large, for
-        # which it has to know that halving and doubling loses no pixel.
+        # OpenVINO adds the two convolutions in place only if it knows that they have the same size. For that
+        # it must know that halving and doubling the image loses no pixels.
         import openvino
 
         batch, _, _, channels = model.input().get_partial_shape()
@@ -48,7 +48,7 @@ def _merge(beside: Any) -> bool:
 
     if len(beside.inputs()) != 2 or len(targets := beside.output(0).get_target_inputs()) != 1:
         return False
-    if beside.get_attributes()["axis"] not in (1, -3):  # that of the channels
+    if beside.get_attributes()["axis"] not in (1, -3):  # the axis of the channels
         return False
     fusing = next(iter(targets)).get_node()
     skip, biased = beside.input_value(0), beside.input_value(1).get_node()
@@ -80,7 +80,7 @@ def _merge(beside: Any) -> bool:
 
 
 def _numbers(output: Any) -> np.ndarray | None:
-    """Give a constant, also one that is stored in half precision."""
+    """Give the value of a constant, also if it is stored in half precision."""
     node = output.get_node()
     if node.get_type_name() == "Convert":
         node = node.input_value(0).get_node()
@@ -88,7 +88,7 @@ def _numbers(output: Any) -> np.ndarray | None:
 
 
 def _is_plain(convolution: Any, strides: list[int]) -> bool:
-    """Say whether a convolution neither pads nor dilates, and has these strides."""
+    """Tell whether a convolution has these strides, no padding and no dilation."""
     attributes = convolution.get_attributes()
     padding = [*attributes["pads_begin"], *attributes["pads_end"], *attributes.get("output_padding", [])]
     return (

@@ -18,20 +18,20 @@ from tem_pipeline.segmentation.merging import merge_up_convolutions
 from tem_pipeline.storage import AnyPath, write_bytes
 
 CARD_FILE = "model.json"
-# Height and width of what a network is given are multiples of this.
+# Height and width of a network's input must be multiples of this.
 NETWORK_STRIDE_PX = 16
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What is known of an exported model; written beside its weights.
+    """Description of an exported model, written beside its weights.
 
-    pixel_size_nm : smallest and largest pixel of the training images; None where one is uncalibrated
-    scales : sizes of the image, against its own, over which class probabilities are averaged
-    core_threshold : probability from which a pixel may be core, see `predict_classes`; None: core is where it
-        is the most probable class
-    diameters_px : sizes of particles it is best at; an image of smaller ones is shown to it at twice the
-        scales, one of larger ones at half of them; None: every image at the same
+    pixel_size_nm : smallest and largest pixel size of the training images; None if one is uncalibrated
+    scales : factors by which an image is resampled; class probabilities are averaged over them
+    core_threshold : smallest probability of a core pixel, see `predict_classes`; None: the most probable
+        class decides
+    diameters_px : range of particle diameters that the model finds best; images with smaller particles are
+        predicted at twice the scales, those with larger ones at half of them; None: always the same scales
     """
 
     name: str
@@ -72,12 +72,12 @@ class SegmentationModel:
 
 
 def write_card(folder: AnyPath, card: ModelCard) -> None:
-    """Write a model folder's card in one step; from then on the folder is that model."""
+    """Write a model folder's card in one step. It is written last and makes the folder a model."""
     write_bytes(folder / CARD_FILE, json.dumps(asdict(card), indent=1).encode())
 
 
 def holds_model(folder: AnyPath) -> bool:
-    """Tell whether a folder holds a model's card, be it a good one or not."""
+    """Tell whether a folder has a model card, valid or not."""
     return (folder / CARD_FILE).exists()
 
 
@@ -133,14 +133,14 @@ def load_model(
     threads : int
         Processor threads; 0 leaves it to OpenVINO.
     precision : {"auto", "f32", "bf16"}
-        `auto` takes bf16 where the processor computes in it.
+        `auto` uses bf16 if the processor supports it.
     tiles_at_a_time : int
-        So many threads may predict a tile each, and share the processor's; another one waits for its turn.
+        Number of tiles predicted concurrently; further callers block.
 
     Raises
     ------
     UserError
-        When the folder holds no readable model.
+        If the folder has no readable model.
     """
     import openvino
 
@@ -174,7 +174,6 @@ def load_model(
             free.put(request)
 
     if tiles_at_a_time > 1:
-        # OpenVINO's binding sets up what its threads share when it is first used: two that do so at the same
-        # time wait for each other for ever, one with Python's lock and one with the binding's.
+        # Two threads making the first call deadlock (GIL against the binding's lock), so warm up once here.
         predict_tile(np.zeros((NETWORK_STRIDE_PX, NETWORK_STRIDE_PX), np.float32))
     return SegmentationModel(card, predict_tile)

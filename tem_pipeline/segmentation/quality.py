@@ -17,7 +17,7 @@ _MEAN_COSINE = 0.855
 
 @dataclass(frozen=True)
 class ImageQuality:
-    """The verdict on one image's masks."""
+    """The quality of one image's masks."""
 
     n_cores: int
     foreground_fraction: float
@@ -33,15 +33,15 @@ class ImageQuality:
 def judge_image(
     segmentation: Segmentation, image: np.ndarray, pixel_size_nm: float | None = None
 ) -> ImageQuality:
-    """Say whether the masks of an image may enter statistics.
+    """Decide whether the masks of an image may enter statistics.
 
-    An image on which nothing is found is good: it counts as an image. To be reviewed are images
+    An image without cores is good and counts as an image. An image must be reviewed if
 
-    - whose cores and what lies between can't both be seen: over 80 % of it is core;
-    - whose median core is under 8 px across: there discretisation alone costs over 3 % of the diameter, which
-      is also what `smallest_reliable_diameter` says of single particles;
-    - out of focus: the rims of the cores are wider than half the median diameter (see `rim_width_px`);
-    - whose cores are uncertain: their pixels' mean probability is under 0.7.
+    - cores cover over 80 % of it, so that too little of the support is visible;
+    - the median diameter of its cores is under 8 px, the smallest reliable diameter, below which
+      discretisation alone causes errors of over 3 %;
+    - it is out of focus: the rims of the cores are wider than half the median diameter (see `rim_width_px`);
+    - its cores are uncertain: the mean probability of their pixels is under 0.7.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def judge_image(
     Returns
     -------
     ImageQuality
-        With the first of these reasons that holds.
+        With the first of these reasons that applies.
     """
     labels = segmentation.labels
     found_px = areas_px(labels, int(labels.max(initial=0)))[1:]
@@ -67,7 +67,7 @@ def judge_image(
     rim_px = rim_width_px(image, labels, median_px)
     reason = None
     if covered > LARGEST_FOREGROUND:
-        reason = f"cores cover {covered:.0%} of the image: record where the support can be seen between them"
+        reason = f"cores cover {covered:.0%} of the image: record where the support is visible between them"
     elif median_px < SMALLEST_RELIABLE_PX:
         reason = (
             f"the median core is {median_px:.1f} px across, under {SMALLEST_RELIABLE_PX:g} px: "
@@ -76,12 +76,12 @@ def judge_image(
     elif rim_px is not None and rim_px > LARGEST_RIM * median_px:
         reason = (
             f"the rims of the cores are {rim_px:.1f} px wide at a median diameter of {median_px:.1f} px: "
-            "the image is out of focus, or was moved while it was recorded"
+            "the image is out of focus, or the specimen moved during the exposure"
         )
     elif confidence < LEAST_CONFIDENCE:
         reason = (
             f"the model is unsure of the cores (mean probability {confidence:.2f}, "
-            f"under {LEAST_CONFIDENCE:g}): look at the outlines; the specimen may be new to the model"
+            f"under {LEAST_CONFIDENCE:g}): check the outlines; the specimen may be new to the model"
         )
     return ImageQuality(
         len(found_px),
@@ -97,13 +97,14 @@ def judge_image(
 
 
 def rim_width_px(image: np.ndarray, labels: np.ndarray, diameter_px: float) -> float | None:
-    """Measure how wide the cores' rims are: contrast across them over the slope in them.
+    """Measure the width of the cores' rims: the contrast across a rim divided by its slope.
 
-    Along rows and columns, at every pixel where a core meets the background: the difference of intensity
-    from half a diameter inside to half a diameter outside, and from the second pixel inside to the second
-    outside, each averaged over all rims, so that noise averages out. A round core's rim is met at angles up
-    to 60°, beyond which half a diameter inside isn't the core; the mean cosine over them is 0.855. Sharp
-    images of spheres have rims of 0.1 to 0.4 of the diameter; the ramp of a full blur has 1.
+    Contrast is the difference of intensity from half a diameter inside a core to half a diameter outside. The
+    slope comes from the difference between the second pixel inside and the second outside. Both are taken
+    along rows and columns at each pixel where a core meets the background, and averaged over all rims, which
+    averages out noise. Rows and columns meet the rim of a round core at angles up to 60°, because at larger
+    angles half a diameter inside is outside the core again; the mean cosine of these angles is 0.855. Sharp
+    images of spheres have rims of 0.1 to 0.4 of the diameter; a fully blurred image has 1.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ def rim_width_px(image: np.ndarray, labels: np.ndarray, diameter_px: float) -> f
     Returns
     -------
     float or None
-        None where fewer than 20 rim pixels are free of neighbours, or there is no contrast.
+        None if fewer than 20 rim pixels have no other core nearby, or if there is no contrast.
     """
     half = max(3, round(diameter_px / 2))
     near = far = 0.0

@@ -7,7 +7,7 @@ import numpy as np
 
 from tem_pipeline.segmentation.models import NETWORK_STRIDE_PX
 
-# Memory allows these. Larger tiles with less overlap compute fewer pixels twice: docs/history/performance.md.
+# Larger tiles with less overlap compute fewer pixels twice; memory limits them (docs/history/performance.md).
 TILE_PX = 736
 TILE_OVERLAP_PX = 32
 
@@ -21,7 +21,7 @@ def predict_strips(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Predict class probabilities strip by strip, from overlapping tiles blended linearly.
 
-    Memory is bounded by one strip of tiles, whatever the image's height.
+    Memory is bounded by one strip of tiles; it does not depend on the image's height.
 
     Parameters
     ----------
@@ -30,16 +30,16 @@ def predict_strips(
     image : ndarray, (height, width)
         Standardised micrograph of any size.
     tile_px, overlap_px : int
-        Largest side of a tile and least overlap of neighbours, multiples of 16; the overlap is at most half
-        the tile. Tiles are made no larger than their number needs.
+        Largest side of a tile and smallest overlap of neighbours, multiples of 16. The overlap is at most
+        half the tile. Tiles are as small as their number allows.
     progress : callable, optional
-        Told the share that is done after every tile.
+        Called after every tile with the fraction done.
 
     Yields
     ------
     first_row : int
     probabilities : ndarray, (rows, width, classes), float32
-        Finished rows, from the top to the bottom.
+        Finished rows, from top to bottom.
     """
     height, width = image.shape
     overlap_px = min(overlap_px, tile_px // 2)
@@ -54,7 +54,7 @@ def predict_strips(
             tile = image[top : top + tile_height, left : left + tile_width]
             missing = (tile_height - tile.shape[0], tile_width - tile.shape[1])
             if any(missing):
-                # "symmetric" serves images smaller than the padding too.
+                # "symmetric" also works for images smaller than the padding.
                 tile = np.pad(tile, ((0, missing[0]), (0, missing[1])), mode="symmetric")
             probability = predict_tile(tile)
             if total is None or weight is None:
@@ -78,7 +78,7 @@ def predict_strips(
 
 
 def _tile_starts(length: int, tile_px: int, overlap_px: int) -> tuple[list[int], int]:
-    """Give the first pixels of the tiles along one axis, and the side of a tile: as few, then as small."""
+    """Give the first pixels of the tiles along one axis, and their side: few tiles first, then small ones."""
     padded = -(-length // NETWORK_STRIDE_PX) * NETWORK_STRIDE_PX
     if padded <= tile_px:
         return [0], padded
@@ -89,6 +89,6 @@ def _tile_starts(length: int, tile_px: int, overlap_px: int) -> tuple[list[int],
 
 
 def _blending_window(tile_px: int, overlap_px: int) -> np.ndarray:
-    """Rise over the overlap, stay, fall; never zero, so that a corner pixel covered once keeps its weight."""
+    """Weights that rise over the overlap, stay at 1 and fall; never 0, as corner pixels are covered once."""
     ramp = (np.arange(tile_px) + 0.5) / max(overlap_px, 1)
     return np.minimum(1, np.minimum(ramp, ramp[::-1])).astype(np.float32)

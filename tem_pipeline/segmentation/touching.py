@@ -1,6 +1,6 @@
-"""Tells touching particles from concave ones by the width of the neck between them, and cuts clusters apart.
+"""Splits clusters of touching particles, which it tells from concave particles by the width of their necks.
 
-Numbering connected particles is left to `instances`.
+`instances` numbers the connected particles.
 """
 
 import math
@@ -13,65 +13,66 @@ from scipy import ndimage
 
 from tem_pipeline.segmentation.instances import renumbered
 
-# A neck up to this share of the smaller lobe's diameter is a contact of two particles.
+# A neck of at most this share of the smaller lobe's diameter is a contact of two particles.
 NECK_RATIO = 0.7
 
-# Along thinner walls and rods, what a pixel does to the width already looks like a neck; twice that where
-# the mask isn't refined.
+# In thinner walls and rods, the width varies by a pixel, which already looks like a neck. Without refinement
+# of the mask the limit is twice as large.
 SMALLEST_LOBE_PX = 8.0
 
-# Necks of small particles are narrower than a pixel can tell, so the mask is refined before it is measured:
-# each pixel into 3 × 3, smoothed by half a pixel, cut at one half.
+# The necks of small particles are too narrow to be measured in whole pixels. Therefore the mask is refined:
+# each pixel is divided into 3 × 3, the mask is smoothed by half a pixel and thresholded at one half.
 _REFINEMENT = 3
 _SMOOTHING_PX = 0.5
-# Where the widest inscribed circle is larger, a pixel's error of the neck no longer matters.
+# If the largest inscribed circle is larger than this, an error of a pixel in the neck no longer matters.
 _REFINED_UP_TO_PX = 48
-# Boxes above these numbers of refined pixels are measured at the image's own, or left whole.
+# Regions whose boxes have more refined pixels are not refined; those with more pixels are not split.
 _LARGEST_REFINED = 2**22
 _LARGEST_BOX = 2**22
 
-# What the refined distance map makes of known discs from 12 to 40 px across: inscribed diameters come out
-# 1.0 px short, necks 0.5 px wide (pixels don't reach into the tip of a notch).
+# Errors of the refined distance map, measured on discs of 12 to 40 px: inscribed diameters are 1.0 px too
+# small, necks 0.5 px too wide (pixels don't reach into the tip of a notch).
 _LOBE_CORRECTION_PX = 1.0
 _NECK_CORRECTION_PX = 0.5
 
-# Holes up to this share of the inscribed circle may be flaws of the mask.
+# Holes of at most this share of the inscribed circle's area may be flaws of the mask.
 _FLAW = 0.1
-# Two convex particles enclose no gap.
+# Two convex particles cannot enclose a gap.
 _FEWEST_AROUND_A_GAP = 3
 
 _STRIP_PX = 2**20
-# Regions are looked at together as long as their boxes have no more pixels.
+# Regions are processed together as long as their boxes have no more pixels than this.
 _SHEET_PX = 2**17
 
 
 def split_touching(labels: np.ndarray, minimum_diameter_px: float = 4.0) -> tuple[np.ndarray, np.ndarray]:
-    """Cut clusters of touching particles apart; concave single particles stay whole.
+    """Split clusters of touching particles; single concave particles stay whole.
 
-    The distance map of each particle that isn't convex is flooded from its maxima (watershed). Two lobes that
-    meet are two particles when the neck between them, twice the distance map's largest value on the line
-    where they meet, is at most `NECK_RATIO` of the smaller lobe's largest inscribed diameter, and each is
-    `minimum_diameter_px` across; else they are one. Lobes are joined over the widest necks first, so the rule
-    is that of h-maxima (Soille, *Morphological Image Analysis*, 2003, ch. 6), with h not a constant
-    but a share of the lobe. Up to lobes of about 12 px the neck is within the error of a pixel.
+    The distance map of each particle that isn't convex is flooded from its maxima (watershed), which gives
+    lobes. The neck between two lobes is twice the largest distance on the line where they meet. They are two
+    particles if the neck is at most `NECK_RATIO` of the smaller lobe's largest inscribed diameter and both
+    lobes are large enough; otherwise they are joined. Lobes are joined over the widest necks first, as for
+    h-maxima (Soille, *Morphological Image Analysis*, 2003, ch. 6), but with h a share of the lobe instead of
+    a constant. For lobes up to about 12 px, an error of one pixel in the neck can change the decision.
 
     Parameters
     ----------
     labels : ndarray of int, (height, width)
-        0 background, 1 … n connected particles, as of `instances.label_instances`.
+        0 background, 1 … n connected particles, from `instances.label_instances`.
     minimum_diameter_px : float
-        Lobes of a smaller inscribed diameter, or of one under `SMALLEST_LOBE_PX`, are no particles of their
-        own.
+        Lobes with an inscribed diameter below this, or below `SMALLEST_LOBE_PX`, are not separate particles.
 
     Returns
     -------
     labels : ndarray, (height, width), uint16 or uint32
-        0 background, 1 … n in the order of the particles they came from. `labels` itself is left as it is.
+        0 background, 1 … n in the order of the particles they came from. The input is not changed.
     split : ndarray of int64, (k,)
-        Numbers of the particles that came out of a cluster.
+        Numbers of the particles that were split from a cluster.
 
-        Time is linear in pixels; beside the result the memory is that of a large cluster. Clusters whose
-        bounding box has more than 4 million pixels are left whole: networks and films.
+    Notes
+    -----
+    Time is linear in pixels. Apart from the result, memory is that of a large cluster. Clusters whose
+    bounding box has more than 4 million pixels (networks and films) are not split.
     """
     result = labels.astype(np.uint32, order="C")
     boxes = ndimage.find_objects(labels) if labels.size else []
@@ -96,9 +97,9 @@ def split_touching(labels: np.ndarray, minimum_diameter_px: float = 4.0) -> tupl
 
 
 def _are_convex(labels: np.ndarray, count: int) -> np.ndarray:
-    """Tell whether rows, columns and diagonals meet a particle once, as they do a digitised convex one.
+    """Tell whether each row, column and diagonal enters a particle at most once, as for convex particles.
 
-    A connected particle lies on every line between its outermost ones, so it is entered once a line or more.
+    A connected particle is met by every line between its outermost lines, so each enters it at least once.
 
     Returns
     -------
@@ -119,7 +120,7 @@ def _are_convex(labels: np.ndarray, count: int) -> np.ndarray:
         for k, before in enumerate((framed[1:, :-2], framed[:-1, 1:-1], framed[:-1, :-2], framed[:-1, 2:])):
             entered = np.flatnonzero((here != before) & (here > 0))
             entries[k] += np.bincount(strip.ravel()[entered], minlength=count + 1)
-        # The outermost lines go through first and last pixels of rows.
+        # The outermost lines pass through the first and last pixels of rows.
         for outer, beyond in ((here, framed[1:, :-2]), (here, framed[1:, 2:])):
             y, x = np.nonzero((outer != beyond) & (outer > 0))
             number = strip[y, x]
@@ -134,15 +135,15 @@ def _are_convex(labels: np.ndarray, count: int) -> np.ndarray:
 class _Region:
     """A connected region within its box: bool, (height, width).
 
-    margin : pixels by which the frame, where it cuts the region, is moved outwards: before and after, along
-        both axes. The frame is no rim: a region that it cuts goes on as wide as it is there.
+    margin : pixels added before and after along both axes, where the image's frame cuts the region. A region
+        is continued there with the width that it has at the frame, because the frame is not its rim.
     """
 
     mask: np.ndarray
     margin: tuple[tuple[int, int], ...]
 
     def drawn(self) -> np.ndarray:
-        """Give the region with what goes on beyond the frame, and a pixel of background around it."""
+        """Give the region, continued beyond the frame, with a pixel of background around it."""
         beyond = np.pad(self.mask, self.margin, mode="edge") if np.any(self.margin) else self.mask
         drawn = np.zeros((beyond.shape[0] + 2, beyond.shape[1] + 2), bool)
         drawn[1:-1, 1:-1] = beyond
@@ -160,7 +161,7 @@ def _region(labels: np.ndarray, number: int, box: tuple[slice, slice]) -> _Regio
 
 
 def _sheets(boxes: list[tuple[slice, slice] | None], convex: np.ndarray) -> Iterator[list[int]]:
-    """Yield numbers of the particles to look at, as many at a time as a sheet of usual size holds."""
+    """Yield the numbers of the particles that aren't convex, in groups that fit on a sheet."""
     numbers: list[int] = []
     tallest = widest = pixels = 0
     for number, box in enumerate(boxes, start=1):
@@ -169,7 +170,7 @@ def _sheets(boxes: list[tuple[slice, slice] | None], convex: np.ndarray) -> Iter
         height, width = (part.stop - part.start for part in box)
         if height * width > _LARGEST_BOX:
             continue
-        # An upright bar and a level one have few pixels, and a sheet that holds both has many.
+        # A vertical and a horizontal bar have few pixels, but a sheet that contains both has many.
         sheet_px = max(tallest, height) * max(widest, width, math.isqrt(pixels + height * width))
         if numbers and (pixels + height * width > _SHEET_PX or sheet_px > 2 * _SHEET_PX):
             yield numbers
@@ -181,9 +182,9 @@ def _sheets(boxes: list[tuple[slice, slice] | None], convex: np.ndarray) -> Iter
 
 
 def _laid_out(drawn: list[np.ndarray]) -> tuple[np.ndarray, list[tuple[slice, slice]]]:
-    """Lay regions side by side on a sheet, and say where each lies.
+    """Place regions side by side on a sheet; give the sheet and the places.
 
-    Filters and distance maps of a sheet are those of each region alone, at a fraction of the calls.
+    Filters and distance maps of the sheet give the same values as for each region, with far fewer calls.
     """
     widest = max(region.shape[1] for region in drawn)
     width = max(widest, math.isqrt(sum(region.size for region in drawn)))
@@ -202,7 +203,7 @@ def _laid_out(drawn: list[np.ndarray]) -> tuple[np.ndarray, list[tuple[slice, sl
 
 
 def _lobes(regions: list[_Region], minimum_diameter_px: float) -> list[np.ndarray | None]:
-    """Number the particles of each region 1 … k; None where it is a single one."""
+    """Number the particles of each region 1 … k; None for a region that is a single particle."""
     drawn = [region.drawn() for region in regions]
     sheet, places = _laid_out(drawn)
     filled_sheet = ndimage.binary_fill_holes(sheet)
@@ -233,11 +234,11 @@ def _lobes(regions: list[_Region], minimum_diameter_px: float) -> list[np.ndarra
 
 
 def _flaws(holes: np.ndarray, owner: np.ndarray | None, radius: float) -> np.ndarray:
-    """Keep of a region's holes the small ones that too few particles surround to be a gap between them."""
+    """Give the small holes of a region that aren't gaps, because too few particles surround them."""
     flaws = np.zeros_like(holes)
     numbered, _ = ndimage.label(holes)
     for number, box in enumerate(ndimage.find_objects(numbered), start=1):
-        # A region is drawn with background around it: a hole has a pixel on all sides.
+        # The region has background around it, so there is at least one pixel on all sides of a hole.
         box = tuple(slice(part.start - 1, part.stop + 1) for part in box)
         hole = numbered[box] == number
         particles = 1
@@ -252,8 +253,8 @@ def _flaws(holes: np.ndarray, owner: np.ndarray | None, radius: float) -> np.nda
 def _owners(drawn: list[np.ndarray], scale: int, smallest_px: float) -> list[np.ndarray | None]:
     """Flood each region's distance map; give the number of the particle that owns each pixel.
 
-    None where all lobes that are large enough for particles hang together above what the neck of the widest
-    one would have to be: no flooding tells them apart, and smaller lobes join them.
+    None if all lobes that are large enough are connected by necks too wide even for the widest lobe. Then the
+    region is one particle and needs no flooding.
     """
     if not drawn:
         return []
@@ -276,7 +277,7 @@ def _owners(drawn: list[np.ndarray], scale: int, smallest_px: float) -> list[np.
         if not found.size or (found[0] and (found == found[0]).all()):
             owners.append(None)
             continue
-        # Alone, since pixels as far from both peaks go by the order in which the others are reached.
+        # Region by region, because pixels equally far from two peaks depend on the order of flooding.
         basins = skimage.segmentation.watershed(-distance[place], mask=fine[place])
         owner = _join(depth[place], basins, smallest_px)
         owners.append(owner[basins[scale // 2 :: scale, scale // 2 :: scale]])
@@ -284,7 +285,7 @@ def _owners(drawn: list[np.ndarray], scale: int, smallest_px: float) -> list[np.
 
 
 def _numbered(region: _Region, owner: np.ndarray) -> np.ndarray | None:
-    """Number the owners of a region's pixels 1 … k; a lobe may lie beyond the frame altogether."""
+    """Number the owners of a region's pixels 1 … k, without lobes that are entirely beyond the frame."""
     top, left = (1 + before for before, _ in region.margin)
     height, width = region.mask.shape
     seen = owner[top : top + height, left : left + width][region.mask]
@@ -301,7 +302,7 @@ def _join(distance: np.ndarray, basins: np.ndarray, smallest_px: float) -> np.nd
     Returns
     -------
     ndarray of int
-        The particle, 1 … k, of each basin; 0 of the background.
+        Number of the particle, 1 … k, of each basin; 0 for the background.
     """
     count = int(basins.max())
     peak = np.zeros(count + 1, dtype=distance.dtype)
@@ -329,7 +330,7 @@ def _join(distance: np.ndarray, basins: np.ndarray, smallest_px: float) -> np.nd
 
 
 def _saddles(distance: np.ndarray, basins: np.ndarray) -> Iterator[tuple[int, int, float]]:
-    """Yield pairs of neighbouring basins with the largest distance on the line between, largest first."""
+    """Yield pairs of neighbouring basins with the largest distance on their common border, largest first."""
     found: list[np.ndarray] = []
     for here, there in (
         (np.s_[:, :-1], np.s_[:, 1:]),

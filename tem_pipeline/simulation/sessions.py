@@ -107,7 +107,7 @@ def simulate_session(
             "voltage_kv": 200,
             "mode": imaging.mode,
             "metal": "Pt",
-            "notes": f"simulated, seed {seed}, {imaging.dose:g} electrons a pixel",
+            "notes": f"simulated, seed {seed}, {imaging.dose:g} electrons per pixel",
         }
         _write_yaml(part / "session" / "session.yaml", description)
     return Path(out)

@@ -36,7 +36,7 @@ from tem_pipeline.simulation.varied_specimens import (
 
 SMALLEST_PX, LARGEST_PX = 6.0, 130.0
 UNSEEN, SEEN = 0.6, 1.3
-"""Limits of `_visibility`: below the first nobody sees a particle, above the second everybody does."""
+"""Limits of `_visibility`: a particle is invisible below the first and clearly visible above the second."""
 HIDDEN = 254
 """Class of core pixels that nobody can see."""
 AMBIGUOUS = 255

@@ -21,7 +21,7 @@ from tem_pipeline.simulation.sessions import simulate_session
 from tem_pipeline.storage import encode_tiff, write_content
 from tem_pipeline_tests.end_to_end.conftest import Laboratory
 
-# Pixel size in nm with the side in px of about the same field; electrons a pixel.
+# Pixel size in nm with the side in px of about the same field; electrons per pixel.
 FIELDS = [(0.07, 672), (0.10, 512), (0.15, 384)]
 DOSES = [250.0, 800.0, 2500.0]
 CONDITIONS = list(product(FIELDS, DOSES, ["bright_field", "haadf"]))

@@ -101,12 +101,12 @@ def night(instance: dg.DagsterInstance, platform: Platform):
 
 
 def lay_champion(platform: Platform, version: str = "1") -> None:
-    """Lay down a champion without a registry."""
+    """Write a champion without a registry."""
     lay_model(platform.layout.champion, "tem_segmentation", version)
 
 
 def lay_model(folder: AnyPath, name: str, version: str = "1") -> None:
-    """Lay down a network that calls a pixel core where it is dark."""
+    """Write a network that classifies dark pixels as core."""
     import openvino as ov
     from openvino import opset13 as ops
 

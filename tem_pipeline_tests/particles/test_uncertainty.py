@@ -39,7 +39,7 @@ def test_quantiles_worked_by_hand():
     assert uncertainty.weighted_quantile(values, equal, 0.5) == 2.5
     assert uncertainty.weighted_quantile(values, equal, 0.1) == 1
     assert uncertainty.weighted_quantile(values, equal, 0.9) == 4
-    # Weight 3 of 6 lies at or below 1: the median stands between 1 and 2.
+    # Half of the weight, 3 of 6, is at or below 1, so the median is the mean of 1 and 2.
     assert uncertainty.weighted_quantile(np.array([1.0, 2.0, 3.0]), np.array([3.0, 1.0, 2.0]), 0.5) == 1.5
     assert uncertainty.weighted_quantile(np.array([1.0, 2.0, 3.0]), np.array([1.0, 1.0, 4.0]), 0.5) == 3
 

@@ -40,7 +40,7 @@ def test_dark_and_bright_cores_are_found_and_the_mode_is_detected(mode: str, dar
     assert found.shell_labels is None
 
 
-def test_objects_under_the_smallest_diameter_are_removed():
+def test_objects_below_the_smallest_diameter_are_removed():
     model = SegmentationModel(CARD, threshold)
     assert segment_micrograph(discs(dark=True), model, minimum_diameter_px=30).labels.max() == 0
 
@@ -60,7 +60,7 @@ def test_a_model_with_shells_gives_labels_of_whole_particles():
     assert (found.shell_labels > 0).sum() == 24 * 24
 
 
-def test_touching_cores_and_shells_are_cut_apart_and_cores_are_flagged():
+def test_touching_cores_and_shells_are_split_and_cores_are_flagged():
     def nested(tile: np.ndarray) -> np.ndarray:
         core, shell = tile < -3, tile < -1
         return np.stack([~shell, shell & ~core, core], axis=-1).astype(np.float32)
@@ -117,7 +117,7 @@ def test_with_flips_a_mirrored_image_gives_the_mirrored_result(mirrored, scales)
     scales=st.lists(st.sampled_from([0.3, 0.5, 1.0, 1.7]), min_size=1, max_size=3),
     flips=st.booleans(),
 )
-def test_averaged_probabilities_are_as_large_as_the_image_and_sum_to_one(height, width, scales, flips):
+def test_averaged_probabilities_have_the_images_shape_and_sum_to_one(height, width, scales, flips):
     image = np.random.default_rng(height).normal(size=(height, width)).astype(np.float32)
     told: list[float] = []
     strips = list(predict_averaged_strips(threshold, image, scales, flips, 64, 16, told.append))
@@ -130,7 +130,7 @@ def test_averaged_probabilities_are_as_large_as_the_image_and_sum_to_one(height,
 
 
 @pytest.mark.parametrize("scales", [(0.5,), (0.37,), (1.9,), (1.0, 0.5)])
-def test_a_particle_keeps_its_place_and_size_at_other_scales(scales):
+def test_a_particle_keeps_its_position_and_size_at_other_scales(scales):
     def halfway(tile: np.ndarray) -> np.ndarray:
         return threshold(tile - (tile.min() + tile.max()) / 2 - 1)
 
@@ -142,7 +142,7 @@ def test_a_particle_keeps_its_place_and_size_at_other_scales(scales):
     assert (class_map > 0).sum() == pytest.approx(np.pi * 40**2, rel=0.04)
 
 
-def test_at_scale_1_strips_are_passed_on_as_they_come():
+def test_at_scale_1_strips_are_passed_on_as_they_are_predicted():
     tiles = []
 
     def spy(tile: np.ndarray) -> np.ndarray:
@@ -166,7 +166,7 @@ def test_an_image_is_resampled_only_if_its_pixel_size_is_unfamiliar():
     assert input_scale(card, None, 10**6) == input_scale(CARD, 0.05, 10**6) == 1
 
 
-def test_a_finer_image_is_shrunk_for_the_model_and_labels_are_not():
+def test_finer_images_are_shrunk_for_the_model_but_labels_are_not():
     shapes = []
 
     def spy(tile: np.ndarray) -> np.ndarray:
@@ -180,7 +180,7 @@ def test_a_finer_image_is_shrunk_for_the_model_and_labels_are_not():
     assert found.labels.max() == 2
 
 
-def test_the_larger_limit_holds_of_the_smallest_diameters_in_px_and_nm():
+def test_the_larger_of_the_smallest_diameters_in_px_and_nm_applies():
     model = SegmentationModel(CARD, threshold)
 
     def number(**options: Any) -> int:
@@ -216,7 +216,7 @@ def test_an_image_is_predicted_again_if_particle_sizes_are_unfamiliar(diameters_
     assert found.labels.max() == 2
 
 
-def test_particle_sizes_are_those_that_the_network_saw():
+def test_particle_sizes_are_judged_at_the_scale_of_the_prediction():
     card = replace(CARD, pixel_size_nm=(0.1, 0.1), diameters_px=(30, 90))
     mask = np.zeros((400, 400), bool)
     mask[100:130, 100:130] = True  # 34 px across in the image

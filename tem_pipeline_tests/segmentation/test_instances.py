@@ -26,7 +26,7 @@ def test_labels_are_the_large_enough_components_in_raster_order(mask, minimum):
         assert len(np.unique(labels[expected == k])) == 1
 
 
-def test_particles_that_meet_only_at_a_corner_are_two():
+def test_particles_that_only_touch_at_a_corner_are_separate():
     mask = np.zeros((8, 8), bool)
     mask[1:4, 1:4] = mask[4:7, 4:7] = True
     assert label_instances(mask, 1).max() == 2

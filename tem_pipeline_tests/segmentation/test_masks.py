@@ -83,7 +83,7 @@ def session_of(folder: Path, images: int) -> pd.DataFrame:
     )
 
 
-def test_images_come_in_order_however_many_are_in_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_images_come_in_order_for_any_number_in_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     told = []
 
     def predict(tile: np.ndarray) -> np.ndarray:

@@ -53,7 +53,7 @@ def test_a_card_with_impossible_values_is_refused_in_one_line(tmp_path: Path, wr
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"classes": 3}', '{"name": "x"}', "\x00"])
-def test_a_file_that_is_no_card_is_refused_in_one_line(tmp_path: Path, text: str):
+def test_a_file_that_is_not_a_card_is_refused_in_one_line(tmp_path: Path, text: str):
     (tmp_path / CARD_FILE).write_text(text)
     with pytest.raises(UserError, match="not a model card"):
         read_card(tmp_path)

@@ -1,4 +1,4 @@
-"""The verdict on the masks of an image."""
+"""The quality of an image's masks."""
 
 from pathlib import Path
 

@@ -41,7 +41,7 @@ def whole(labels: np.ndarray) -> np.ndarray:
 
 
 def f1(truth: np.ndarray, found: np.ndarray) -> tuple[int, int]:
-    """Twice the pairs, and the particles of both, over particles that the frame leaves whole."""
+    """Twice the number of matched pairs, and the particles of both images, without those cut by the frame."""
     pairs = match_instances(truth, found)
     whole_truth, whole_found = whole(truth), whole(found)
     pairs = pairs[np.isin(pairs[:, 0], whole_truth)]
@@ -49,7 +49,7 @@ def f1(truth: np.ndarray, found: np.ndarray) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("neck", [(0.2, 0.65), (0.6, 0.65)])
-def test_simulated_clusters_of_two_to_six_come_apart(neck):
+def test_simulated_clusters_of_two_to_six_are_split(neck):
     hits = particles = 0
     for seed, (diameter, relative_sd) in enumerate([(14, 0.05), (20, 0.15), (36, 0.25)]):
         truth = simulated_clusters(100 + seed, diameter, relative_sd, neck)
@@ -63,7 +63,7 @@ def test_simulated_clusters_of_two_to_six_come_apart(neck):
 
 
 def grid(rng: np.random.Generator, extent: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates in px about a random point of a pixel, turned by a random angle."""
+    """Coordinates in px around a random point within a pixel, turned by a random angle."""
     side = int(extent) + 8
     y, x = np.mgrid[:side, :side] - (side / 2 + rng.uniform(-0.5, 0.5, 2))[:, None, None]
     angle = rng.uniform(0, 2 * np.pi)
@@ -86,7 +86,7 @@ def a_facetted_particle(rng: np.random.Generator) -> np.ndarray:
 
 
 def a_dumbbell(rng: np.random.Generator, neck: float) -> np.ndarray:
-    """Two discs of 12 px upwards; their chord is `neck` times the smaller one's diameter."""
+    """Two discs of at least 12 px whose common chord is `neck` times the smaller diameter."""
     radii = rng.uniform(12, 40) / 2 * np.array([1, rng.uniform(1, 2)])
     half = neck * radii[0]
     first, second = np.sqrt(radii**2 - half**2)
@@ -127,7 +127,7 @@ def test_curved_and_hollow_particles_stay_whole():
 
 @pytest.mark.parametrize("count", [3, 4, 5])
 @pytest.mark.parametrize("radius_px", [12, 17, 30])
-def test_particles_that_enclose_a_gap_come_apart(count: int, radius_px: int):
+def test_particles_that_enclose_a_gap_are_split(count: int, radius_px: int):
     gaps = 0
     for neck in (0.2, 0.4, 0.6):
         circle_px = radius_px * np.sqrt(1 - neck**2) / np.sin(np.pi / count)
@@ -143,7 +143,7 @@ def test_particles_that_enclose_a_gap_come_apart(count: int, radius_px: int):
     assert gaps
 
 
-def test_a_hole_in_the_mask_does_not_cut_a_particle():
+def test_a_hole_in_the_mask_does_not_split_a_particle():
     y, x = np.mgrid[-20:21, -20:21]
     mask = np.hypot(y / 8, x / 16) <= 1
     mask[19:22, 19:22] = False
@@ -153,7 +153,7 @@ def test_a_hole_in_the_mask_does_not_cut_a_particle():
     assert len(split) == 0
 
 
-def test_a_closed_loop_of_particles_comes_apart_and_its_gap_stays_empty():
+def test_a_closed_loop_of_particles_is_split_and_its_gap_stays_empty():
     y, x = np.mgrid[:120, :120]
     mask = np.zeros(y.shape, bool)
     for angle in np.arange(6) * np.pi / 3:
@@ -218,7 +218,7 @@ def test_every_piece_belongs_to_one_particle_and_no_pixel_is_lost():
     assert split.tolist() == [k for k, owner in enumerate(owners, start=1) if shared[owner[0]] > 1]
 
 
-def test_in_real_hand_drawn_masks_only_touching_particles_are_cut_apart(reference_data: Path):
+def test_only_touching_particles_are_split_in_real_hand_drawn_masks(reference_data: Path):
     cut = {}
     for file in sorted((reference_data / "bright_field_particles" / "masks").glob("*.png")):
         mask = np.asarray(Image.open(file)) > 127
@@ -244,7 +244,7 @@ def test_labels_may_have_any_memory_layout(lie: str):
 
 
 def cut_alone(mask: np.ndarray, framed: list[tuple[bool, bool]]) -> np.ndarray:
-    """Cut one region in a picture of its own, its distance map flooded whatever it looks like."""
+    """Split one region in its own picture, always by flooding its distance map."""
     margin = [(min(mask.shape) // 2 * low, min(mask.shape) // 2 * high) for low, high in framed]
     drawn = np.pad(np.pad(mask, margin, mode="edge"), 1)
     filled = ndimage.binary_fill_holes(drawn)
@@ -272,7 +272,7 @@ def cut_alone(mask: np.ndarray, framed: list[tuple[bool, bool]]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("sheet_px", [2**17, 3000])
-def test_regions_on_a_sheet_are_cut_as_each_of_them_alone(monkeypatch, sheet_px):
+def test_regions_on_a_sheet_are_split_as_if_alone(monkeypatch, sheet_px):
     monkeypatch.setattr(touching, "_SHEET_PX", sheet_px)
     cut = 0
     for seed in range(12):
@@ -294,7 +294,7 @@ def test_regions_on_a_sheet_are_cut_as_each_of_them_alone(monkeypatch, sheet_px)
     assert cut > 100
 
 
-def test_long_regions_across_each_other_make_no_larger_sheet(monkeypatch):
+def test_vertical_and_horizontal_bars_share_no_large_sheet(monkeypatch):
     sizes = []
     lay_out = touching._laid_out
 

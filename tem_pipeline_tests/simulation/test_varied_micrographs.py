@@ -109,7 +109,7 @@ def test_visibility_is_contrast_over_noise_and_relief_of_particle_size():
     _, bright, dark, hidden = varied_micrographs._visibility(noise + contrast[cores], cores)
     assert min(bright, dark) > 10 * SEEN
     assert hidden < SEEN
-    # Relief as wide as the particles hides what noise of a pixel doesn't.
+    # Relief as wide as the particles hides particles that are visible in pixel noise.
     relief = varied_specimens._field(rng, 300, 8.0)[:200]
     _, bright, dark, _ = varied_micrographs._visibility(2 * relief + contrast[cores], cores)
     assert max(bright, dark) < 2 * SEEN

@@ -34,7 +34,7 @@ def test_bright_particles_are_found_in_haadf() -> None:
     assert np.array_equal(otsu_watershed(-noisy(truth), "haadf"), otsu_watershed(noisy(truth)))
 
 
-def test_touching_discs_are_cut_apart() -> None:
+def test_touching_discs_are_split() -> None:
     truth = discs((60, 50), (60, 77))
     labels = otsu_watershed(noisy(truth))
     assert labels.max() == 2

@@ -167,7 +167,7 @@ def particle_table(
     raw_tem_images: pd.DataFrame,
     predicted_masks: pd.DataFrame,
 ):
-    """One row a particle: the table everybody queries."""
+    """One row per particle: the table to query first."""
     session, layout = context.partition_key, platform.layout
     particles = measure_session(
         raw_tem_images,

@@ -37,12 +37,12 @@ class SessionFolder:
     name: str
     key: str  # `session_key` of the name
     path: Path
-    fault: str | None = None  # why it is never processed, whatever it holds
+    fault: str | None = None  # why it is never processed, regardless of its content
 
 
 @dataclass(frozen=True)
 class FolderSnapshot:
-    """What a session folder shows while no file is opened."""
+    """What can be seen of a session folder without opening its files."""
 
     signature: str  # changes when a file is added, removed, renamed, written or touched
     n_images: int  # files that look like images

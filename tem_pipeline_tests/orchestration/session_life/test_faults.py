@@ -29,7 +29,7 @@ class Former:
         self.particles = read_table(layout.table("particle_table", "a"))
         assert len(self.particles)
 
-    def stands(self) -> None:
+    def is_intact(self) -> None:
         """Everything that was read before can still be read, pictures included."""
         pd.testing.assert_frame_equal(read_table(self.layout.table("particle_table", "a")), self.particles)
         count = run_query(self.layout.lake, "SELECT count(*) FROM particle_table").to_pylist()
@@ -84,7 +84,7 @@ def test_a_full_disk_fails_the_run_and_room_mends_it(small_disk: Path, platform:
     assert reason is not None
     assert "No space left" in reason
     assert "make room" in reason
-    former.stands()
+    former.is_intact()
     (small_disk / "ballast").unlink()
     assert process(platform) is None
     former.is_replaced(files)
@@ -99,7 +99,7 @@ def test_a_file_that_may_not_grow_fails_the_run_and_keeps_the_tables(platform: P
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert reason is not None
     assert "File too large" in reason
-    former.stands()
+    former.is_intact()
     assert process(platform) is None
     former.is_replaced(files)
 
@@ -142,7 +142,7 @@ def test_a_data_root_that_cannot_be_written_fails_the_run_until_it_can(
         reason = process(platform)
         assert reason is not None
         assert "give write permission" in reason
-        former.stands()
+        former.is_intact()
     assert process(platform) is None
     former.is_replaced(files)
 
@@ -197,7 +197,7 @@ def test_an_mlflow_store_that_does_not_answer_fails_the_run_within_seconds(
         assert reason is not None
         assert "MLflow store" in reason
         assert "no answer" in reason
-        former.stands()
+        former.is_intact()
     assert process(platform) is None
     former.is_replaced(files)
 
@@ -208,7 +208,7 @@ def test_without_a_champion_the_run_fails_until_there_is_one(platform: Platform,
     reason = process(platform)
     assert reason is not None
     assert "champion" in reason
-    former.stands()
+    former.is_intact()
     champion.with_name("away").rename(champion)
     assert process(platform) is None
     former.is_replaced(files)

@@ -81,7 +81,7 @@ def test_each_session_has_one_state_and_its_reason(folder, tables, failed, state
 
 @dataclass(frozen=True)
 class Life:
-    """A session in its life: everything that its state is judged from, and how often its nights failed."""
+    """Everything that decides a session's state, and the nights on which it failed."""
 
     content: str = "F"
     arriving: bool = True
