@@ -12,6 +12,7 @@ import tifffile
 from PIL import Image
 
 from tem_pipeline.segmentation.models import read_card, write_card
+from tem_pipeline.settings import Settings
 from tem_pipeline.simulation.sessions import simulate_session
 from tem_pipeline.simulation.specimens import Population
 from tem_pipeline.tables import PARTICLE_SCHEMA
@@ -151,7 +152,8 @@ def test_no_number_in_nm_comes_from_an_uncalibrated_image(laboratory, session, t
     assert len(particles)
     assert set(particles["calibration"]) == {"missing"}
     assert particles[[c for c in particles if c.endswith(("_nm", "_nm2"))]].isna().all(axis=None)
-    assert (particles["equivalent_diameter_px"] > 5).all()
+    smallest_px = Settings().minimum_diameter_px
+    assert (particles["equivalent_diameter_px"] >= smallest_px).all()
     assert set(table(laboratory, "size_distributions", "uncalibrated")["unit"]) == {"px", "1"}
 
 
