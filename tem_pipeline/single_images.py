@@ -1,4 +1,4 @@
-"""Segments and measures images that belong to no session, and writes label images and overlays of them."""
+"""Segments and measures images outside any session; writes their label images, overlays and table."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ from tem_pipeline.text import encodable, printable
 
 @dataclass(frozen=True, eq=False)
 class _NamedImage:
-    """An image with the name of its results, its row of a manifest, and its shape in the file."""
+    """An image with the name of its results, its manifest row, and its shape in the file."""
 
     name: str
     row: dict[str, Any]
@@ -49,8 +49,9 @@ def segment_files(
 ) -> list[str]:
     """Segment images and folders of images.
 
-    Writes NAME_labels.tif, NAME_shells.tif if the model knows shells, NAME_overlay.png, and one
-    particle_table.parquet. The rows are those of a session without session.yaml, except for its names.
+    Writes for each image NAME_labels.tif, NAME_overlay.png and, if the model knows shells, NAME_shells.tif;
+    for all images one particle_table.parquet. Its rows are those of a session without session.yaml, except
+    for the names.
 
     Parameters
     ----------
@@ -67,7 +68,7 @@ def segment_files(
     Returns
     -------
     list of str
-        One line per input that cannot be read or prepared. The other inputs are done.
+        One line for each input that cannot be read or prepared. All other inputs are segmented.
     """
     failures: list[str] = []
     tables: list[pd.DataFrame] = []
@@ -94,7 +95,7 @@ def segment_files(
 
 
 def _in_flight(files: Sequence[Path]) -> int:
-    """Decide how many images are in work at the same time, from file sizes: shapes are not known yet."""
+    """Decide from file sizes how many images are in work at the same time; shapes are not known yet."""
     largest_bytes = max((file.stat().st_size for file in files), default=0)
     # Assumes four bytes per pixel. An image of a smaller type may be larger, but takes less memory itself.
     return IMAGES_IN_FLIGHT if len(files) > 1 and largest_bytes <= 4 * LARGEST_IN_FLIGHT_PX else 1
@@ -122,7 +123,7 @@ def _expand(inputs: Sequence[Path], failures: list[str]) -> list[Path]:
 def _name_images(
     files: list[Path], pixel_size_nm: float | None, mode: Mode | None, failures: list[str]
 ) -> Iterator[tuple[float, _NamedImage]]:
-    """Read and prepare images one by one and name them, with the share of the files that is done then."""
+    """Read, prepare and name images one by one; yield each with the share of files done by then."""
     acquisitions = group_acquisitions(files)
     stems = Counter(group[0].stem for group in acquisitions)
     used: set[str] = set()

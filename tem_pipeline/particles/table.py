@@ -1,4 +1,4 @@
-"""Makes particle tables: measures images and adds to every particle where it comes from."""
+"""Makes particle tables: measures images and adds to every row its image and its model."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -107,7 +107,7 @@ def measure_session(
 
 def join_tables(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Join the tables of several images; texts that an image's particles share become categories."""
-    # Each table is packed at once: a frame of texts and many small arrays takes several times the memory.
+    # Each table is converted at once, because a DataFrame of texts takes several times the memory.
     packed = [conform(table, PARTICLE_SCHEMA_IN_MEMORY) for table in tables]
     table = pa.concat_tables([PARTICLE_SCHEMA_IN_MEMORY.empty_table(), *packed])
     del packed  # Otherwise every column is in memory twice until the last one is converted.

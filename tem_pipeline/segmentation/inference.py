@@ -20,8 +20,6 @@ LARGEST_PIXEL_RATIO = 1.25
 LARGEST_ENLARGEMENT = 4.0
 LARGEST_ENLARGED_PX = 2**27
 _LEVELS = 2**16 - 1
-# Marks a pixel that may be core; it is added to the most probable other class.
-_OR_CORE = 128
 
 
 @dataclass(frozen=True)
@@ -284,32 +282,31 @@ def _decide(
     """Give the class and the core probability, 0 … 255, of every pixel, both (height, width) uint8."""
     class_map = np.empty(shape, np.uint8)
     core_probability = np.empty(shape, np.uint8)
+    may_be_core = np.zeros(shape, bool)
     for top, probability in strips:
         rows = slice(top, top + len(probability))
         core_probability[rows] = np.rint(probability[..., core] * 255)
-        if threshold is None:
-            class_map[rows] = probability.argmax(axis=-1)
-        else:
-            may_be_core = probability[..., core] >= threshold
+        if threshold is not None:
+            may_be_core[rows] = probability[..., core] >= threshold
             probability[..., core] = -1
-            class_map[rows] = probability.argmax(axis=-1) + _OR_CORE * may_be_core
+        class_map[rows] = probability.argmax(axis=-1)
     if threshold is not None:
-        _settle(class_map, core_probability, core)
+        _mark_cores(class_map, core, may_be_core, core_probability)
     return class_map, core_probability
 
 
-def _settle(class_map: np.ndarray, core_probability: np.ndarray, core: int) -> None:
-    """Make the regions marked by `_OR_CORE` core if their mean probability is one half or more; in place."""
-    regions = label_instances(class_map >= _OR_CORE, 1)
+def _mark_cores(
+    class_map: np.ndarray, core: int, may_be_core: np.ndarray, core_probability: np.ndarray
+) -> None:
+    """Make connected regions core, in place, if their mean probability is one half or more."""
+    regions = label_instances(may_be_core, 1)
     count = int(regions.max(initial=0))
-    strips = [row_strips(each) for each in (regions, class_map, core_probability)]
     total = np.zeros(count + 1)
-    for region, _, probability in zip(*strips, strict=True):
+    for region, probability in zip(row_strips(regions), row_strips(core_probability), strict=True):
         total += np.bincount(region.ravel(), probability.ravel(), minlength=count + 1)
     is_core = total >= 255 / 2 * areas_px(regions, count)
     is_core[0] = False
-    for region, classes, _ in zip(*strips, strict=True):
-        classes %= _OR_CORE
+    for region, classes in zip(row_strips(regions), row_strips(class_map), strict=True):
         classes[is_core[region]] = core
 
 

@@ -27,7 +27,7 @@ def label_instances(foreground: np.ndarray, minimum_area_px: float) -> np.ndarra
     -------
     ndarray, (height, width), uint16 or uint32
         0 background, 1 … n in the raster order of each particle's first pixel; uint32 from 65,536 particles
-        on. Time is linear in pixels. At most 4 bytes per pixel are allocated, including the result.
+        on. Time is linear in pixels. Working memory is 4 bytes per pixel, apart from the result.
 
     Raises
     ------
@@ -57,31 +57,25 @@ def areas_px(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def renumbered(labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Replace each label by its number, in the memory of `labels`, which must not be used afterwards.
+    """Replace each label by its number.
+
+    Strip by strip, because indexing makes an int64 copy of the labels.
 
     Parameters
     ----------
-    labels : ndarray of int32 or uint32, (height, width)
-        Must own its memory, not be a view.
+    labels : ndarray of int, (height, width)
     numbers : ndarray of int, (count + 1,)
-        New number of each label, at most `count`.
+        New number of each label.
 
     Returns
     -------
     ndarray, (height, width), uint16 or uint32
-        uint32 from a count of 65,536 on.
+        uint32 if a number is 65,536 or more.
     """
-    shape, size = labels.shape, labels.size
-    kind = np.dtype(np.uint16 if numbers.max(initial=0) < 2**16 else np.uint32)
-    flat = labels.ravel()
-    written = flat.view(kind)[:size]
-    for start in range(0, size, _STRIP_PX):
-        part = slice(start, start + _STRIP_PX)
-        # A number takes no more bytes than a label, so no label is overwritten before it is read.
-        written[part] = numbers[flat[part]]
-    del flat, written
-    labels.resize(-(-size * kind.itemsize // labels.itemsize), refcheck=False)
-    return labels.view(kind)[:size].reshape(shape)
+    result = np.empty(labels.shape, np.uint16 if numbers.max(initial=0) < 2**16 else np.uint32)
+    for strip, new in zip(row_strips(labels), row_strips(result), strict=True):
+        new[:] = numbers[strip]
+    return result
 
 
 def row_strips(image: np.ndarray) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Finds and judges the particles of images, and writes the masks of a session."""
+"""Segments images and judges their masks, and writes the masks of a session."""
 
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import CancelledError

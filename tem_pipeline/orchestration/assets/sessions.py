@@ -1,7 +1,8 @@
 """The assets of one session: from its folder of microscope files to its particle table and statistics.
 
-Assets carry no return annotation: by `MaterializeResult` Dagster would take them to have no value.
-Pictures are imported where they are drawn: matplotlib takes half as long to load as Dagster.
+Assets that return a value have no return annotation: with `MaterializeResult` Dagster would assume that they
+return none. Modules that draw pictures are imported inside the assets, because loading matplotlib takes half
+as long as loading Dagster.
 """
 
 from typing import Any
@@ -30,7 +31,7 @@ GROUP: dict[str, Any] = {
     "io_manager_key": "tables",
     "kinds": {"parquet"},
 }
-# Of 60 columns a third is needed, and a large session has 100,000 particles.
+# A third of the 60 columns is enough; a large session has 100,000 particles.
 COUNTED = {"particle_table": dg.AssetIn(metadata={"columns": list(PARTICLE_COLUMNS)})}
 
 
@@ -44,7 +45,7 @@ COUNTED = {"particle_table": dg.AssetIn(metadata={"columns": list(PARTICLE_COLUM
     ],
 )
 def raw_tem_images(context: dg.AssetExecutionContext, platform: Platform, session_lock: SessionLock):
-    """Calibrated TIFFs and the manifest: one row an image, refused files included."""
+    """Calibrated TIFFs and the manifest: one row per image, refused files included."""
     session = context.partition_key
     folder = session_folder(dict(context.run.tags), platform.layout, session)
     target = platform.layout.partition("raw_tem_images", session)
@@ -84,10 +85,8 @@ def raw_tem_images(context: dg.AssetExecutionContext, platform: Platform, sessio
 @dg.asset(
     **GROUP,
     check_specs=[
-        dg.AssetCheckSpec(
-            "particles_found", asset="predicted_masks", description="No image is without cores."
-        ),
-        dg.AssetCheckSpec("images_good", asset="predicted_masks", description="No image is to be reviewed."),
+        dg.AssetCheckSpec("particles_found", asset="predicted_masks", description="Every image has cores."),
+        dg.AssetCheckSpec("images_good", asset="predicted_masks", description="No image needs a review."),
     ],
 )
 def predicted_masks(
@@ -98,7 +97,7 @@ def predicted_masks(
 ):
     """Label images of cores and shells with confidence and image quality, made by the champion.
 
-    As long as there is no champion they are made by the pretrained model.
+    The pretrained model makes them as long as there is no champion.
     """
     from tem_pipeline.reports.overlays import overlay_png
 
@@ -236,7 +235,7 @@ def session_report(
     particle_table: pd.DataFrame,
     size_distributions: pd.DataFrame,
 ) -> dg.MaterializeResult:
-    """A page with pictures, reports/SESSION/index.html; the lake holds nothing of it."""
+    """A page with pictures, reports/SESSION/index.html; it is not stored in the lake."""
     from tem_pipeline.reports.session_report import report_page, write_report
 
     session, layout = context.partition_key, platform.layout
