@@ -87,11 +87,11 @@ def int8() -> list[Measurement]:
     return measured
 
 
-def annotated_images(numbers: Sequence[int], side_px: int = IMAGE_PX) -> list[AnnotatedImage]:
+def annotated_images(numbers: Sequence[int]) -> list[AnnotatedImage]:
     """Simulate one annotated micrograph per number, with pixels of 0.1 nm."""
     images = []
     for number in numbers:
-        drawn = simulate_micrograph(np.random.default_rng((3, number)), shape=(side_px, side_px))
+        drawn = simulate_micrograph(np.random.default_rng((3, number)), shape=(IMAGE_PX, IMAGE_PX))
         name = f"image_{number:02}"
         images.append(
             AnnotatedImage(

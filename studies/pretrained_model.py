@@ -42,6 +42,7 @@ CODE = (
 # The same conditions as in the test of the whole chain. These seeds are used nowhere else.
 PIXEL_SIZES_NM, DOSES = (0.07, 0.10, 0.15), (250.0, 800.0, 2500.0)
 FIRST_SEED = 9000
+IMAGES = 4  # per condition
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,10 @@ def centres_in_boxes(
     return pd.DataFrame(rows)
 
 
-def pooled_f1(rows: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+def pooled_f1(rows: pd.DataFrame) -> dict[str, Any]:
     """F1 over all boxes of all images, with a 95 % interval that resamples images."""
     counts = rows[["matched", "found", "boxes"]].to_numpy()
-    drawn = np.random.default_rng(seed).integers(len(counts), size=(resamples, len(counts)))
+    drawn = np.random.default_rng(0).integers(len(counts), size=(2000, len(counts)))
     matched, found, boxes = np.moveaxis(counts[drawn].sum(axis=1), -1, 0)
     low, high = np.quantile(2 * matched / (found + boxes), (0.025, 0.975))
     matched, found, boxes = counts.sum(axis=0)
@@ -139,7 +140,7 @@ def dice_on_set(model: SegmentationModel, folder: Path) -> dict[str, Any]:
     return summarise_evaluation(evaluate_model(model, read_annotated_set(folder).images))
 
 
-def fresh_sessions(model: SegmentationModel, images: int = 4) -> pd.DataFrame:
+def fresh_sessions(model: SegmentationModel) -> pd.DataFrame:
     """Scores on simulated core–shell sessions.
 
     Returns
@@ -152,7 +153,7 @@ def fresh_sessions(model: SegmentationModel, images: int = 4) -> pd.DataFrame:
     conditions = product(PIXEL_SIZES_NM, DOSES, MODES)
     for number, (pixel_size_nm, dose, mode) in enumerate(conditions):
         annotated = []
-        for index in range(images):
+        for index in range(IMAGES):
             rng = np.random.default_rng((FIRST_SEED, number, index))
             imaging = Imaging(mode=mode, dose=dose)  # type: ignore[arg-type]
             drawn = simulate_micrograph(rng, pixel_size_nm=pixel_size_nm, imaging=imaging)

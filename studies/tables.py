@@ -81,20 +81,19 @@ CLAIMS = (
 )
 
 
-def mean_and_half_width(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Give the mean of repeated trainings and half the width of its t-interval; NaN for a single one.
+def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:
+    """Give the mean of repeated trainings and half the width of its 95 % t-interval; NaN for a single one.
 
     Parameters
     ----------
     values : sequence of float
         One per seed.
-    level : float
     """
     array = np.asarray(values, dtype=float)
     if len(array) < 2:
         return float(array.mean()), float("nan")
     error = array.std(ddof=1) / np.sqrt(len(array))
-    return float(array.mean()), float(stats.t.ppf((1 + level) / 2, len(array) - 1) * error)
+    return float(array.mean()), float(stats.t.ppf(0.975, len(array) - 1) * error)
 
 
 def verdict(difference: tuple[float, float], low: float, high: float) -> str:

@@ -314,10 +314,10 @@ def time_networks(profile: Profile, rounds: int, threads: int) -> dict[str, Any]
     return {"networks": timed, "profile": asdict(profile), "seconds": time.monotonic() - started}
 
 
-def _fastest(work: Callable[[], Any], times: int = 6) -> float:
+def _fastest(work: Callable[[], Any]) -> float:
     """Give the shortest of several times, because other programs can only make them longer."""
     taken = []
-    for _ in range(times):
+    for _ in range(6):
         started = time.monotonic()
         work()
         taken.append(time.monotonic() - started)

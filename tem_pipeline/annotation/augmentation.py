@@ -82,8 +82,6 @@ class AugmentedRow:
     class_map : ndarray, (crop_px, crop_px), uint8
     source_image, source_sha256, group : str
         Name, pixel hash and source micrograph of the annotated image.
-    part : str
-        The part of the split that the image belongs to.
     transform : Transform
     """
 
@@ -93,7 +91,6 @@ class AugmentedRow:
     source_image: str
     source_sha256: str
     group: str
-    part: str
     transform: Transform
 
 
@@ -102,7 +99,6 @@ def augment_images(
     count: int,
     crop_px: int,
     seed: int = 0,
-    part: str = "training",
     threads: int = 1,
 ) -> Iterator[AugmentedRow]:
     """Make crops of annotated images by flipping, turning, scaling, shifting and changing intensities.
@@ -114,14 +110,12 @@ def augment_images(
     Parameters
     ----------
     images : sequence of AnnotatedImage
-        Images of one part of the split.
+        The training images of the split.
     count : int
         Number of rows.
     crop_px : int
         Side of the crops.
     seed : int
-    part : str
-        Name of that part, kept with every row.
     threads : int
         Number of rows made at the same time. It changes neither the rows nor their order.
 
@@ -148,7 +142,7 @@ def augment_images(
             rows_here = count // len(ordered) + (place < count % len(ordered))
             if not rows_here:
                 continue
-            make = partial(_augmented_row, annotated, _prepare(annotated), crop_px, seed, part)
+            make = partial(_augmented_row, annotated, _prepare(annotated), crop_px, seed)
             numbers = iter(range(first, first + rows_here))
             while some := list(islice(numbers, _ROWS_AT_ONCE)):
                 yield from pool.map(make, some)
@@ -156,7 +150,7 @@ def augment_images(
 
 
 def _augmented_row(
-    annotated: AnnotatedImage, source: "_Source", crop_px: int, seed: int, part: str, row: int
+    annotated: AnnotatedImage, source: "_Source", crop_px: int, seed: int, row: int
 ) -> AugmentedRow:
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(row,)))
     transform = _draw_transform(rng, source, crop_px)
@@ -168,7 +162,6 @@ def _augmented_row(
         source_image=annotated.name,
         source_sha256=annotated.pixel_sha256,
         group=annotated.group,
-        part=part,
         transform=transform,
     )
 
@@ -359,7 +352,7 @@ def _encode_row(row: AugmentedRow) -> dict:
         "source_image": row.source_image,
         "source_sha256": row.source_sha256,
         "group": row.group,
-        "part": row.part,
+        "part": "training",
         "transform": asdict(row.transform),
         "image": encode_image(row.image),
         "mask": encode_class_map(row.class_map),

@@ -6,7 +6,7 @@ pixels. Crops of one micrograph that do not overlap cannot be found, so their so
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 from math import ceil, prod
 
 import numpy as np
@@ -18,6 +18,8 @@ from scipy.sparse.csgraph import connected_components
 from tem_pipeline.errors import UserError
 
 PARTS = ("training", "validation", "test")
+FRACTIONS = (0.64, 0.16, 0.20)
+"""Share of the images in each part."""
 
 MIN_SIGNIFICANCE = 9.0
 """Crops overlap if their correlation exceeds this many standard deviations between unrelated images.
@@ -174,9 +176,7 @@ def source_groups(
     return [label[c] for c in component]
 
 
-def split_sources(
-    groups: Sequence[str], seed: int = 0, fractions: Sequence[float] = (0.64, 0.16, 0.20)
-) -> np.ndarray:
+def split_sources(groups: Sequence[str], seed: int = 0) -> np.ndarray:
     """Assign images to training, validation and test, whole sources only.
 
     Parameters
@@ -185,35 +185,26 @@ def split_sources(
         The source micrograph of every image.
     seed : int
         The same seed gives the same split, in any order of the images.
-    fractions : sequence of 3 float
-        Shares of the images, in the order of `PARTS`. A part with share 0 stays empty; every other part gets
-        at least one source.
 
     Returns
     -------
     ndarray of str, (n,)
-        "training", "validation" or "test" for every image. The numbers of images are as close to the
-        fractions as whole sources allow.
+        "training", "validation" or "test" for every image. The numbers of images are as close to
+        `FRACTIONS` as whole sources allow. Every part has at least one source.
 
     Raises
     ------
     UserError
-        If there are fewer sources than parts to fill.
+        If there are fewer sources than parts.
     """
-    shares = np.asarray(fractions, dtype=float)
-    if shares.shape != (len(PARTS),) or not np.all(shares >= 0) or not shares.sum() > 0:
-        raise UserError(f"split fractions {fractions!r}: give three shares that are not negative")
-    shares = shares / shares.sum()
     names, sizes = np.unique(np.asarray(groups, dtype=str), return_counts=True)
-    used = np.flatnonzero(shares)
-    if len(names) < len(used):
-        wanted = ", ".join(PARTS[part] for part in used)
+    if len(names) < len(PARTS):
         raise UserError(
-            f"{len(names)} source micrograph(s) cannot be split into {wanted}: annotate at least "
-            f"{len(used)}; if images of different micrographs were taken for one, name their sources "
+            f"{len(names)} source micrograph(s) cannot be split into {', '.join(PARTS)}: annotate at least "
+            f"{len(PARTS)}; if images of different micrographs were taken for one, name their sources "
             "under groups in dataset.yaml"
         )
-    part_of_source = _assign(sizes, shares, used, np.random.default_rng(seed))
+    part_of_source = _assign(sizes, np.random.default_rng(seed))
     part_of = dict(zip(names.tolist(), part_of_source.tolist(), strict=True))
     return np.array([PARTS[part_of[str(group)]] for group in groups], dtype=f"<U{max(map(len, PARTS))}")
 
@@ -314,9 +305,9 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.vdot(a, b)) / scale if scale > 0 else 0.0
 
 
-def _assign(sizes: np.ndarray, shares: np.ndarray, used: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _assign(sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Assign sources to parts: the best of several random starts, each improved by moves and exchanges."""
-    target = shares * sizes.sum()
+    target = np.array(FRACTIONS) * sizes.sum()
     # No split is closer to the fractions than one by single images. Whole sources mostly allow that, too.
     single = np.floor(target)
     single[np.argsort(single - target)[: round(target.sum() - single.sum())]] += 1
@@ -324,14 +315,14 @@ def _assign(sizes: np.ndarray, shares: np.ndarray, used: np.ndarray, rng: np.ran
     best, best_error = np.zeros(len(sizes), dtype=int), np.inf
     for _ in range(_STARTS):
         part = np.empty(len(sizes), dtype=int)
-        counts = np.zeros(len(shares))
+        counts = np.zeros(len(PARTS))
         for place, source in enumerate(rng.permutation(len(sizes))):
             # The first sources go to one part each, so that no part stays empty.
-            part[source] = used[place] if place < len(used) else used[np.argmax((target - counts)[used])]
+            part[source] = place if place < len(PARTS) else np.argmax(target - counts)
             counts[part[source]] += sizes[source]
-        while _improve(part, sizes, target, used):
+        while _improve(part, sizes, target):
             pass
-        error = float(np.sum((np.bincount(part, sizes, len(shares)) - target) ** 2))
+        error = float(np.sum((np.bincount(part, sizes, len(PARTS)) - target) ** 2))
         if error < best_error - 1e-9:
             best, best_error = part, error
         if best_error <= nearest + 1e-9:
@@ -339,21 +330,19 @@ def _assign(sizes: np.ndarray, shares: np.ndarray, used: np.ndarray, rng: np.ran
     return best
 
 
-def _improve(part: np.ndarray, sizes: np.ndarray, target: np.ndarray, used: np.ndarray) -> bool:
+def _improve(part: np.ndarray, sizes: np.ndarray, target: np.ndarray) -> bool:
     """Make the most useful move or exchange between two parts; return False if there is none."""
     surplus = np.bincount(part, sizes, len(target)) - target
     best_gain, best = 1e-9, None
-    for p in used:
-        mine = np.flatnonzero(part == p)
-        for q in used[used != p]:
-            theirs = np.flatnonzero(part == q)
-            # A size of 0 means that no source comes back, which is allowed if p keeps another source.
-            back = np.append(sizes[theirs], 0) if len(mine) > 1 else sizes[theirs]
-            moved = np.subtract.outer(sizes[mine], back)
-            gain = 2 * moved * (surplus[p] - surplus[q] - moved)
-            source, other = divmod(int(gain.argmax()), len(back))
-            if gain[source, other] > best_gain:
-                best_gain, best = gain[source, other], (mine[source], p, theirs, other, q)
+    for p, q in permutations(range(len(PARTS)), 2):
+        mine, theirs = np.flatnonzero(part == p), np.flatnonzero(part == q)
+        # A size of 0 means that no source comes back, which is allowed if p keeps another source.
+        back = np.append(sizes[theirs], 0) if len(mine) > 1 else sizes[theirs]
+        moved = np.subtract.outer(sizes[mine], back)
+        gain = 2 * moved * (surplus[p] - surplus[q] - moved)
+        source, other = divmod(int(gain.argmax()), len(back))
+        if gain[source, other] > best_gain:
+            best_gain, best = gain[source, other], (mine[source], p, theirs, other, q)
     if best is None:
         return False
     source, p, theirs, other, q = best

@@ -34,6 +34,7 @@ CORE_COLUMNS = [*COUNTS, *BOUNDARY_COUNTS, *INSTANCE_COUNTS, "diameter_error"]
 
 SMALLEST_DIAMETER_PX = 5.0
 """Smaller cores are ignored in truth and prediction when particles, not pixels, are compared."""
+SMALLEST_AREA_PX = np.pi / 4 * SMALLEST_DIAMETER_PX**2
 
 
 def evaluate_model(
@@ -89,7 +90,7 @@ def compare_cores(annotated: AnnotatedImage, found_core: np.ndarray) -> dict[str
         truth = _particles(truth_core)
     else:
         areas = np.bincount(annotated.instances.ravel())
-        truth = np.where(areas[annotated.instances] < _smallest_area_px(), 0, annotated.instances)
+        truth = np.where(areas[annotated.instances] < SMALLEST_AREA_PX, 0, annotated.instances)
     return {
         **dict(zip(COUNTS, confusion_counts(truth_core, found_core), strict=True)),
         **dict(zip(BOUNDARY_COUNTS, boundary_counts(truth_core, found_core), strict=True)),
@@ -99,16 +100,10 @@ def compare_cores(annotated: AnnotatedImage, found_core: np.ndarray) -> dict[str
 
 
 def _particles(core: np.ndarray) -> np.ndarray:
-    return split_touching(label_instances(core, _smallest_area_px()), SMALLEST_DIAMETER_PX)[0]
+    return split_touching(label_instances(core, SMALLEST_AREA_PX), SMALLEST_DIAMETER_PX)[0]
 
 
-def _smallest_area_px(diameter_px: float = SMALLEST_DIAMETER_PX) -> float:
-    return np.pi / 4 * diameter_px**2
-
-
-def mean_diameter_error(
-    truth_core: np.ndarray, found_core: np.ndarray, minimum_diameter_px: float = SMALLEST_DIAMETER_PX
-) -> float:
+def mean_diameter_error(truth_core: np.ndarray, found_core: np.ndarray) -> float:
     """Mean relative error of the equivalent diameters of the cores of one image.
 
     Connected regions of both masks are paired if their IoU is over one half, so clusters of touching cores
@@ -117,16 +112,14 @@ def mean_diameter_error(
     Parameters
     ----------
     truth_core, found_core : ndarray of bool, (height, width)
-    minimum_diameter_px : float
-        Smaller regions of both masks are ignored.
+        Regions smaller than `SMALLEST_DIAMETER_PX` are ignored.
 
     Returns
     -------
     float
         Signed: positive if cores are found too large. NaN without a pair.
     """
-    minimum_area_px = _smallest_area_px(minimum_diameter_px)
-    truth, found = label_instances(truth_core, minimum_area_px), label_instances(found_core, minimum_area_px)
+    truth, found = (label_instances(mask, SMALLEST_AREA_PX) for mask in (truth_core, found_core))
     pairs = match_instances(truth, found)
     for column, labels in enumerate((truth, found)):
         pairs = pairs[~np.isin(pairs[:, column], labels_on_frame(labels))]
@@ -156,7 +149,7 @@ def diameter_uncertainty(evaluated: pd.DataFrame) -> float | None:
     return float(np.sqrt(np.mean(errors**2))) if len(errors) else None
 
 
-def summarise_evaluation(evaluated: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
+def summarise_evaluation(evaluated: pd.DataFrame) -> dict[str, Any]:
     """Pool the counts of all images into scores with 95 % intervals.
 
     The intervals resample source micrographs, because crops of one micrograph are not independent.
@@ -170,11 +163,11 @@ def summarise_evaluation(evaluated: pd.DataFrame, seed: int = 0) -> dict[str, An
     """
     by_source = _sums_by_source(evaluated)
     summary = {name: _number(value) for name, value in _statistics(by_source.sum(axis=0)).items()}
-    intervals = _intervals(by_source, seed, _statistics)
+    intervals = _intervals(by_source, _statistics)
     if set(SHELL_COUNTS) <= set(evaluated) and evaluated[SHELL_COUNTS].notna().all(axis=None):
         shells = evaluated.groupby("group")[SHELL_COUNTS].sum().to_numpy()
         summary["dice_shell"] = scores(tuple(shells.sum(axis=0)))["dice"]
-        intervals["dice_shell"] = _intervals(shells, seed)["dice"]
+        intervals["dice_shell"] = _intervals(shells)["dice"]
     return {**summary, "intervals": intervals, "images": len(evaluated)}
 
 
@@ -199,11 +192,9 @@ def _statistics(pooled: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _intervals(
-    counts: np.ndarray, seed: int, statistics: Statistics | None = None
-) -> dict[str, list[float | None]]:
+def _intervals(counts: np.ndarray, statistics: Statistics | None = None) -> dict[str, list[float | None]]:
     """Give intervals with None instead of NaN, as JSON needs it; a single source has no interval."""
-    found = bootstrap_intervals(counts, seed=seed, statistics=statistics)
+    found = bootstrap_intervals(counts, statistics=statistics)
     return {name: [_number(end) for end in ends] for name, ends in found.items()}
 
 

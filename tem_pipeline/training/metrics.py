@@ -21,6 +21,9 @@ It is given in pixels, so that it is the same for crops and whole images. Csurka
 (2021).
 """
 
+LEAST_IOU = 0.5
+"""Particles of truth and prediction match if their IoU is larger."""
+
 Statistics = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
@@ -146,12 +149,12 @@ def pooled_boundary_f(pooled: np.ndarray | Sequence) -> np.ndarray:
     return np.divide(2 * precision * recall, both, out=np.zeros_like(both), where=both > 0)
 
 
-def instance_counts(truth: np.ndarray, found: np.ndarray, least_iou: float = 0.5) -> tuple[int, int, int]:
+def instance_counts(truth: np.ndarray, found: np.ndarray) -> tuple[int, int, int]:
     """Count right, false and missed particles.
 
     Parameters
     ----------
-    truth, found, least_iou
+    truth, found
         As in `match_instances`.
 
     Returns
@@ -159,7 +162,7 @@ def instance_counts(truth: np.ndarray, found: np.ndarray, least_iou: float = 0.5
     tuple of int
         Pairs, particles of `found` without a partner, particles of `truth` without one.
     """
-    pairs = len(match_instances(truth, found, least_iou))
+    pairs = len(match_instances(truth, found))
     real, drawn = (len(np.unique(labels[labels > 0])) for labels in (truth, found))
     return pairs, drawn - pairs, real - pairs
 
@@ -180,17 +183,15 @@ def pooled_instance_f1(pooled: np.ndarray | Sequence) -> np.ndarray:
     return _ratio(2 * right, 2 * right + false + missed)
 
 
-def match_instances(truth: np.ndarray, found: np.ndarray, least_iou: float = 0.5) -> np.ndarray:
-    """Pair the particles of two label images that overlap by more than a given IoU.
+def match_instances(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Pair the particles of two label images that overlap with an IoU of more than one half.
 
-    Above one half, a particle has at most one partner, so no assignment problem has to be solved.
+    With this limit a particle has at most one partner, so no assignment problem has to be solved.
 
     Parameters
     ----------
     truth, found : ndarray of int, (height, width)
         0 background, 1 … n.
-    least_iou : float
-        At least 0.5. Pairs have a larger IoU.
 
     Returns
     -------
@@ -200,26 +201,25 @@ def match_instances(truth: np.ndarray, found: np.ndarray, least_iou: float = 0.5
     Raises
     ------
     ValueError
-        If the shapes differ or `least_iou` is under 0.5.
+        If the shapes differ.
     """
-    if truth.shape != found.shape or least_iou < 0.5:
-        raise ValueError(f"matching {truth.shape} with {found.shape} at IoU {least_iou} is not defined")
+    if truth.shape != found.shape:
+        raise ValueError(f"truth {truth.shape} and found {found.shape} differ in shape")
     both = (truth > 0) & (found > 0)
     pairs, shared = np.unique(
         np.column_stack((truth[both], found[both])).astype(np.int64), axis=0, return_counts=True
     )
     areas = np.bincount(truth.ravel())[pairs[:, 0]] + np.bincount(found.ravel())[pairs[:, 1]]
-    return pairs[shared > least_iou * (areas - shared)]
+    return pairs[shared > LEAST_IOU * (areas - shared)]
 
 
 def bootstrap_intervals(
     counts_per_source: np.ndarray | Sequence,
     n: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
     statistics: Statistics | None = None,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of pooled scores by bootstrap over source micrographs.
+    """95 % percentile intervals of pooled scores by bootstrap over source micrographs.
 
     Sources are resampled, because crops of one micrograph aren't independent. With few sources percentile
     intervals are too narrow.
@@ -232,8 +232,6 @@ def bootstrap_intervals(
         Number of resamples.
     seed : int
         The same seed gives the same intervals.
-    level : float
-        Share of the resamples inside the interval.
     statistics : callable, optional
         Maps pooled counts (..., counts) to named values (...); by default `pooled_scores`. Resamples in which
         a value is NaN are left out of its interval.
@@ -249,11 +247,10 @@ def bootstrap_intervals(
     if sources < 2:
         return {name: (float("nan"), float("nan")) for name in statistics(table.sum(axis=0))}
     drawn = np.random.default_rng(seed).multinomial(sources, np.full(sources, 1 / sources), size=n)
-    tails = ((1 - level) / 2, (1 + level) / 2)
     ends = {}
     for name, values in statistics(drawn @ table).items():
         known = values[~np.isnan(values)]
-        ends[name] = np.quantile(known, tails) if len(known) else (np.nan, np.nan)
+        ends[name] = np.quantile(known, (0.025, 0.975)) if len(known) else (np.nan, np.nan)
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 

@@ -16,9 +16,7 @@ LEVELS = 5
 """Number of scales of both networks: full resolution and four halvings. Widths are base × 1, 2, 4, 8, 16."""
 
 
-def ds_unet(
-    base_width: int = 64, classes: int = 2, input_channels: int = 1, seed: int | None = None
-) -> keras.Model:
+def ds_unet(base_width: int = 64, classes: int = 2, seed: int | None = None) -> keras.Model:
     """Build the DS-U-Net: a U-Net with depthwise separable convolutions, except for the first two.
 
     Each scale of the expanding path up-samples, concatenates the skip connection of that scale, fuses both by
@@ -30,15 +28,13 @@ def ds_unet(
         Channels at full resolution; they double at each halving of the image. The paper uses 64.
     classes : int
         2 for background and core, 3 for background, shell and core.
-    input_channels : int
-        Channels of the input image.
     seed : int, optional
         The same seed gives the same weights. Without a seed they depend on `keras.utils.set_random_seed`.
 
     Returns
     -------
     keras.Model
-        Input (batch, height, width, input_channels) with height and width multiples of 16; output class
+        Input (batch, height, width, 1) with height and width multiples of 16; output class
         probabilities (batch, height, width, classes) in float32. It has 6,015,362 parameters at base width 64
         with two classes.
 
@@ -62,12 +58,10 @@ def ds_unet(
         x = _convolution(x, width, f"decoder{level}_fuse", weights, kernel_size=1)
         return _separable_convolution(x, width, f"decoder{level}_conv", weights)
 
-    return _u_shape("ds_unet", encoder, decoder, base_width, classes, input_channels, weights)
+    return _u_shape("ds_unet", encoder, decoder, base_width, classes, weights)
 
 
-def unet(
-    base_width: int = 64, classes: int = 2, input_channels: int = 1, seed: int | None = None
-) -> keras.Model:
+def unet(base_width: int = 64, classes: int = 2, seed: int | None = None) -> keras.Model:
     """Build an ordinary U-Net for comparison: two 3×3 convolutions at each scale of both paths.
 
     Parameters, input and output are those of `ds_unet`. With 3×3 transposed convolutions for up-sampling it
@@ -92,7 +86,7 @@ def unet(
         x = _convolution(x, width, f"decoder{level}_conv1", weights)
         return _convolution(x, width, f"decoder{level}_conv2", weights)
 
-    return _u_shape("unet", encoder, decoder, base_width, classes, input_channels, weights)
+    return _u_shape("unet", encoder, decoder, base_width, classes, weights)
 
 
 class _Initialisers:
@@ -131,17 +125,15 @@ def _u_shape(
     decoder: Callable[[Any, Any, int, int], Any],
     base_width: int,
     classes: int,
-    input_channels: int,
     weights: _Initialisers,
 ) -> keras.Model:
     import keras
 
-    if base_width < 1 or classes < 2 or input_channels < 1:
+    if base_width < 1 or classes < 2:
         raise ValueError(
-            f"{name} needs a base width and input channels of at least 1 and at least 2 classes, "
-            f"not {base_width}, {input_channels} and {classes}"
+            f"{name} needs a base width of at least 1 and at least 2 classes, not {base_width} and {classes}"
         )
-    image = keras.Input((None, None, input_channels), name="image")
+    image = keras.Input((None, None, 1), name="image")
     x, skips = image, []
     for level in range(LEVELS):
         if level:

@@ -195,7 +195,7 @@ def test_encoding_keeps_intensities_to_a_few_ten_thousandths():
 
 
 def test_shards_return_the_rows_with_source_and_transform(tmp_path):
-    rows = list(augment_images([annotated(seed, 64) for seed in range(3)], 11, 32, 0, part="training"))
+    rows = list(augment_images([annotated(seed, 64) for seed in range(3)], 11, 32, 0))
     shards = write_shards(iter(rows), tmp_path / "shards", rows_per_shard=4)
     assert [pq.ParquetFile(str(shard)).metadata.num_rows for shard in shards] == [4, 4, 3]
     images, class_maps = read_shards(shards)

@@ -180,18 +180,9 @@ def test_the_seed_decides_the_test_images_and_any_image_can_be_one():
     assert {index for chosen in tested for index in chosen} == set(range(20))
 
 
-def test_a_split_can_have_no_test_part():
-    assert Counter(split_sources([str(i) for i in range(10)], 0, (0.8, 0.2, 0)).tolist()) == {
-        "training": 8,
-        "validation": 2,
-    }
-
-
-def test_too_few_sources_and_wrong_fractions_are_refused():
+def test_too_few_sources_are_refused():
     with pytest.raises(UserError, match=r"2 source micrograph.*at least 3"):
         split_sources(["a", "a", "b"])
-    with pytest.raises(UserError, match="three shares"):
-        split_sources(["a", "b", "c"], fractions=(0.8, 0.2))
 
 
 def test_smoothing_one_of_two_crops_does_not_hide_their_overlap():
