@@ -5,12 +5,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps
 
-# `make dev DEMO=1` shows the results of `make demo`.
-DATA_ROOT := $(if $(DEMO),data/demo,$(or $(TEM_DATA_ROOT),data))
-MODELS_ROOT := $(if $(DEMO),models/demo,$(or $(TEM_MODELS_ROOT),models))
-DAGSTER_PORT ?= 3000
-MLFLOW_PORT ?= 5000
-
 .PHONY: help demo dev test test-slow pretrained bench study lint format docs lock clean
 .DEFAULT_GOAL := help
 
@@ -36,19 +30,8 @@ $(VENV)/dev.stamp: requirements/dev.txt $(VENV)/runtime.stamp
 demo: $(VENV)/runtime.stamp ## install, and run the main job on a simulated session
 	@$(BIN)/tem-pipeline demo
 
-dev: export DAGSTER_HOME ?= $(CURDIR)/.dagster$(if $(DEMO),/demo,)
 dev: $(VENV)/runtime.stamp ## install, and start Dagster's pages and daemon and MLflow's pages (DEMO=1: those of the demo)
-	@mkdir -p $(DAGSTER_HOME) && cp dagster.yaml $(DAGSTER_HOME)/dagster.yaml
-	@mkdir -p $(MODELS_ROOT)/mlflow
-	@echo "Dagster: http://127.0.0.1:$(DAGSTER_PORT)"
-	@echo "MLflow:  $(or $(MLFLOW_TRACKING_URI),http://127.0.0.1:$(MLFLOW_PORT))"
-	@trap 'kill 0' INT TERM EXIT; \
-	export MLFLOW_DISABLE_TELEMETRY=true $(if $(DEMO),TEM_TRAINING_PROFILE=quick) TEM_DATA_ROOT="$(DATA_ROOT)" TEM_MODELS_ROOT="$(MODELS_ROOT)" PATH="$(CURDIR)/$(BIN):$$PATH"; \
-	$(if $(MLFLOW_TRACKING_URI),,mlflow server --host 127.0.0.1 --port $(MLFLOW_PORT) --workers 1 \
-		--allowed-hosts "127.0.0.1:$(MLFLOW_PORT),localhost:$(MLFLOW_PORT)" \
-		--backend-store-uri "sqlite:///$(abspath $(MODELS_ROOT))/mlflow/mlflow.db" \
-		--artifacts-destination "$(abspath $(MODELS_ROOT))/mlflow/artifacts" & ) \
-	dagster dev -w workspace.yaml --host 127.0.0.1 --port $(DAGSTER_PORT); wait
+	@$(BIN)/tem-pipeline dev $(if $(DEMO),--demo)
 
 test: $(VENV)/dev.stamp ## install, and run the tests
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m "not slow"

@@ -38,6 +38,7 @@ LAYERS = (
     {
         "cli": "the command line",
         "demo": "`tem-pipeline demo`",
+        "dev": "`tem-pipeline dev`: Dagster and MLflow on this machine",
         "definitions": "what Dagster loads",
     },
 )

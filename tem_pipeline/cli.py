@@ -136,6 +136,19 @@ def demo() -> None:
 
 
 @app.command()
+def dev(
+    demo: Annotated[bool, typer.Option("--demo", help="Show the results of the demo.")] = False,
+    dagster_port: Annotated[int, typer.Option(min=1, max=65535, envvar="DAGSTER_PORT")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, envvar="MLFLOW_PORT")] = 5000,
+) -> None:
+    """Run Dagster's pages and daemon, and MLflow's pages, on 127.0.0.1 until Ctrl-C."""
+    from tem_pipeline.demo import demo_installation
+    from tem_pipeline.dev import serve
+
+    serve(demo_installation(load_settings()) if demo else _installation(), dagster_port, mlflow_port)
+
+
+@app.command()
 def simulate(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write, outside incoming/.")],
     images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 6,

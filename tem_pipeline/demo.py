@@ -3,6 +3,7 @@
 The demo has its own folders, DATA_ROOT/demo and MODELS_ROOT/demo. It never touches the laboratory's.
 """
 
+import os
 import shutil
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from tem_pipeline.errors import UserError
 from tem_pipeline.installation import Installation, installation_of
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import Layout, read_table
@@ -19,6 +21,8 @@ ANNOTATED_SET = "simulated_core_shell"
 ANNOTATED_IMAGES = 20
 IMAGES_PER_FORMAT = 2
 FILE_FORMATS = ("tif", "mrc", "emd", "hspy")
+MARKER = ".made_by_the_demo"
+"""The demo removes only folders that have this file."""
 
 
 def run_demo(settings: Settings) -> None:
@@ -36,8 +40,7 @@ def run_demo(settings: Settings) -> None:
     started = time.monotonic()
     installation = demo_installation(settings)
     layout = installation.layout
-    for root in (layout.data_root, layout.models_root, installation.dagster_home):
-        shutil.rmtree(Path(str(root)), ignore_errors=True)
+    _start_afresh([Path(str(layout.data_root)), Path(str(layout.models_root)), installation.dagster_home])
     truth = _simulate(layout)
     _say(f"2/3 training four losses on {layout.annotated / ANNOTATED_SET} (about five minutes)")
     print(train_sets(installation, [ANNOTATED_SET], profile="quick"))
@@ -50,6 +53,33 @@ def run_demo(settings: Settings) -> None:
     )
 
 
+def _start_afresh(folders: list[Path]) -> None:
+    """Empty the folders of an earlier demo and mark them as the demo's.
+
+    Raises
+    ------
+    UserError
+        When a folder holds something and has no marker; then nothing is removed.
+    """
+    for folder in folders:
+        marked = (folder / MARKER).is_file() and not folder.is_symlink()
+        if os.path.lexists(folder) and not marked and not (folder.is_dir() and not any(folder.iterdir())):
+            raise UserError(
+                f"{folder}: the demo did not make this ({MARKER} is missing), so it does not empty it; "
+                "move it away, or set TEM_DATA_ROOT, TEM_MODELS_ROOT and DAGSTER_HOME to other folders"
+            )
+    for folder in folders:
+        try:
+            if (folder / MARKER).is_file():
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / MARKER).write_text("The demo removes this folder when it starts again.\n")
+        except OSError as error:
+            raise UserError(
+                f"{error.filename}: can't be emptied ({error.strerror}); remove it by hand"
+            ) from error
+
+
 def _say(step: str) -> None:
     print(step, file=sys.stderr, flush=True)
 
@@ -57,13 +87,13 @@ def _say(step: str) -> None:
 def demo_installation(settings: Settings) -> Installation:
     """Give the demo's own installation, with the embedded model store."""
     laboratory = installation_of(settings)
-    home = laboratory.dagster_home
     return installation_of(
         settings.model_copy(
             update={
                 "data_root": str(laboratory.layout.data_root / "demo"),
                 "models_root": str(laboratory.layout.models_root / "demo"),
-                "dagster_home": str(home if home.name == "demo" else home / "demo"),
+                "dagster_home": str(laboratory.dagster_home / "demo"),
+                "training_profile": "quick",
                 "mlflow_tracking_uri": None,
             }
         )

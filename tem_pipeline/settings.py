@@ -1,6 +1,7 @@
 """Every setting of the platform, typed, in one place; set by the environment (TEM_…) or a `.env` file."""
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 from zoneinfo import available_timezones
@@ -162,6 +163,11 @@ def settings_table(settings: Settings) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def redacted(text: str) -> str:
+    """Replace the user name and password of every address in a text."""
+    return re.sub(r"(?<=://)[^/?#\s]*@", "***@", text)
 
 
 def resolve_root(root: str) -> UPath:

@@ -1,25 +1,21 @@
 """Runs jobs in this process, for the command line. Dagster's UI shows these runs like any other."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.installation import Installation
+from tem_pipeline.installation import Installation, prepare_dagster_home
 from tem_pipeline.orchestration.build import build_definitions
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.session_life.failures import failure_reason
-from tem_pipeline.settings import PROJECT_ROOT
 
 
 def open_instance(installation: Installation) -> dg.DagsterInstance:
     """Open Dagster's instance in the installation's home; a new home gets the project's `dagster.yaml`."""
     home = installation.dagster_home
-    home.mkdir(parents=True, exist_ok=True)
-    if not (home / "dagster.yaml").exists():
-        shutil.copyfile(PROJECT_ROOT / "dagster.yaml", home / "dagster.yaml")
+    prepare_dagster_home(home)
     return dg.DagsterInstance.from_config(str(home))
 
 
