@@ -21,7 +21,7 @@ from tem_pipeline.annotation.datasets import SHELL_CLASSES, AnnotatedImage, read
 from tem_pipeline.micrographs.hashes import file_digest
 from tem_pipeline.micrographs.intensity import standardise
 from tem_pipeline.micrographs.modes import MODES
-from tem_pipeline.micrographs.reading import read_micrographs
+from tem_pipeline.micrographs.reading_process import read_micrographs
 from tem_pipeline.reports.overlays import overlay_png
 from tem_pipeline.segmentation.inference import segment_micrograph
 from tem_pipeline.segmentation.models import SegmentationModel, load_model, read_card

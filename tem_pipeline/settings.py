@@ -105,6 +105,17 @@ class Settings(BaseSettings):
     abandoned_after_s: float = Field(
         default=120, ge=1, description="age in seconds from which a run without a process is marked as failed"
     )
+    read_seconds: float = Field(
+        default=60,
+        gt=0,
+        le=86_400,
+        description="seconds that reading one file may take, and 1 s more for each 10 MB of it",
+    )
+    read_memory_mb: int = Field(
+        default=2000,
+        ge=200,
+        description="memory in MB that reading one file may take, and 10 times its size more",
+    )
     webhook_url: str | None = Field(
         default=None,
         pattern="^https?://",

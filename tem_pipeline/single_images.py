@@ -16,7 +16,8 @@ from tem_pipeline.images_in_flight import IMAGES_IN_FLIGHT, LARGEST_IN_FLIGHT_PX
 from tem_pipeline.micrographs.hashes import file_sha256, pixel_sha256
 from tem_pipeline.micrographs.modes import Mode
 from tem_pipeline.micrographs.preparation import PreparedImage, prepare_image
-from tem_pipeline.micrographs.reading import Micrograph, group_acquisitions, read_micrographs
+from tem_pipeline.micrographs.reading import Micrograph, group_acquisitions
+from tem_pipeline.micrographs.reading_process import read_micrographs
 from tem_pipeline.micrographs.sessions import SessionDescription, session_files
 from tem_pipeline.particles.checks import check_particle_table
 from tem_pipeline.particles.table import join_tables, measure_image

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from tem_pipeline.micrographs.hashes import pixel_sha256
-from tem_pipeline.micrographs.reading import MicrographError, read_micrographs
+from tem_pipeline.micrographs.reading import MicrographError
+from tem_pipeline.micrographs.reading_process import read_micrographs
 from tem_pipeline.text import printable
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")

@@ -23,8 +23,8 @@ from tem_pipeline.micrographs.reading import (
     Micrograph,
     MicrographError,
     group_acquisitions,
-    read_micrographs,
 )
+from tem_pipeline.micrographs.reading_process import begun_reading, read_micrographs
 from tem_pipeline.micrographs.sessions import SessionDescription
 from tem_pipeline.tables import MANIFEST_SCHEMA
 from tem_pipeline.text import encodable, printable
@@ -97,9 +97,11 @@ def ingest_files(
         members: list[_Member] = []
         for file in group:
             row = dict.fromkeys(MANIFEST_COLUMNS) | session
-            row |= {"file": encodable(file.relative_to(root).as_posix()), "file_sha256": file_sha256(file)}
+            row["file"] = encodable(file.relative_to(root).as_posix())
             try:
-                micrographs = read_micrographs(file, measurable_only=False)
+                with begun_reading(file, measurable_only=False) as reading:
+                    row["file_sha256"] = file_sha256(file)
+                    micrographs = reading.micrographs()
             except MicrographError as error:
                 yield IngestedImage(row | {"status": "refused", "reason": error.reason})
                 continue
