@@ -10,7 +10,7 @@ from rsciio import emd, tiff
 
 from benchmarks.measurements import Measurement, compared
 from tem_pipeline.micrographs.calibration import calibrate, resample_to_square
-from tem_pipeline.micrographs.reading_process import read_micrographs
+from tem_pipeline.micrographs.reading import read_micrographs
 
 SIDE_PX, PIXEL_SIZE_NM = 4096, 0.1
 

@@ -101,7 +101,7 @@ def ingest_files(
             try:
                 with begun_reading(file, measurable_only=False) as reading:
                     row["file_sha256"] = file_sha256(file)
-                    micrographs = reading.micrographs()
+                    micrographs = reading()
             except MicrographError as error:
                 yield IngestedImage(row | {"status": "refused", "reason": error.reason})
                 continue

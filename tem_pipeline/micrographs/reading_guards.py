@@ -42,9 +42,8 @@ def only_files_of_a_request() -> Callable[[Path], AbstractContextManager[None]]:
         name = os.fsdecode(arguments[0])
         place = os.path.realpath(name)
         if not (place.startswith(installed) or place == os.devnull or _belongs(Path(place), request[0])):
-            raise Refused(
-                f"it names another file, {os.path.basename(name)!r}, which is not opened: export it as one file"
-            )
+            other = os.path.basename(name)[:80]
+            raise Refused(f"it names another file, {other!r}, which is not opened: export it as one file")
 
     @contextlib.contextmanager
     def allow(path: Path) -> Iterator[None]:

@@ -16,13 +16,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tem_pipeline.errors import UserError
+from tem_pipeline.micrographs import reading
 from tem_pipeline.micrographs.judging import Micrograph
 from tem_pipeline.micrographs.reading import MicrographError
 from tem_pipeline.micrographs.reading_worker import ANSWER, REQUEST_LENGTH
@@ -94,14 +95,14 @@ def read_micrographs(
     UserError
         If no such process can be started.
     """
-    with begun_reading(path, measurable_only=measurable_only, limits=limits) as reading:
-        return reading.micrographs()
+    with begun_reading(path, measurable_only=measurable_only, limits=limits) as micrographs:
+        return micrographs()
 
 
 @contextlib.contextmanager
 def begun_reading(
     path: str | Path, *, measurable_only: bool = True, limits: ReadingLimits | None = None
-) -> Iterator["_Reading"]:
+) -> Iterator[Callable[[], list[Micrograph]]]:
     """Begin to read a file, so that other work can be done meanwhile.
 
     Parameters
@@ -111,16 +112,18 @@ def begun_reading(
 
     Yields
     ------
-    object
-        Its method ``micrographs()`` waits, and gives or raises what `read_micrographs` does.
+    callable
+        It waits, and gives or raises what `read_micrographs` does.
     """
     path = Path(path)
-    limits = (limits or _limits_of_settings()).of_file(path)
-    reading = _Reading(path, measurable_only, limits)
+    if os.name == "nt":  # Files can't be passed between processes there as they are here.
+        yield lambda: reading.read_micrographs(path, measurable_only=measurable_only)
+        return
+    begun = _Reading(path, measurable_only, (limits or _limits_of_settings()).of_file(path))
     try:
-        yield reading
+        yield begun.micrographs
     finally:
-        reading.end()
+        begun.end()
 
 
 class _Reading:

@@ -4,11 +4,9 @@ It may be killed at any moment: it keeps nothing and writes only answers.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import pickle
-import resource
 import signal
 import socket
 import struct
@@ -39,6 +37,8 @@ def main(caller: socket.socket) -> None:
     caller : socket
         First it is told that this program is ready: `ANSWER` of zeros, without a file.
     """
+    import resource  # not on Windows
+
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     from tem_pipeline.micrographs.reading_guards import only_files_of_a_request
 
@@ -95,6 +95,9 @@ def _limited(caller: socket.socket, seconds: float, memory_bytes: int) -> Iterat
 
     Python code couldn't do that: a library that hangs may keep all of it from running.
     """
+    import fcntl
+    import resource
+
     signal.setitimer(signal.ITIMER_REAL, seconds + _SPARE_SECONDS)
     fcntl.fcntl(caller, fcntl.F_SETOWN, os.getpid())
     flags = fcntl.fcntl(caller, fcntl.F_GETFL)
