@@ -347,7 +347,11 @@ def info(
                 height, width = image["shape"]
                 size_nm = image["pixel_size_nm"]
                 scale = f"{size_nm[0]:.6g} × {size_nm[1]:.6g} nm per pixel" if size_nm else "no pixel size"
-                print(f"{entry['file']}: {height} × {width} px, {scale} ({image['calibration']})")
+                of_kind = "" if image["kind"] == "micrograph" else f", {image['kind']} ({image['title']})"
+                note = f"; {image['note']}" if image["note"] else ""
+                print(
+                    f"{entry['file']}: {height} × {width} px, {scale} ({image['calibration']}){of_kind}{note}"
+                )
             if entry["refused"]:
                 print(f"{entry['file']}: refused: {entry['refused']}")
     missing = [file for file in files if not file.is_file()]

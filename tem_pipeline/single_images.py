@@ -16,7 +16,7 @@ from tem_pipeline.images_in_flight import IMAGES_IN_FLIGHT, LARGEST_IN_FLIGHT_PX
 from tem_pipeline.micrographs.hashes import file_sha256, pixel_sha256
 from tem_pipeline.micrographs.modes import Mode
 from tem_pipeline.micrographs.preparation import PreparedImage, prepare_image
-from tem_pipeline.micrographs.reading import Micrograph, group_acquisitions
+from tem_pipeline.micrographs.reading import ONLY_MAPS, Micrograph, MicrographError, group_acquisitions
 from tem_pipeline.micrographs.reading_process import read_micrographs
 from tem_pipeline.micrographs.sessions import SessionDescription, session_files
 from tem_pipeline.particles.checks import check_particle_table
@@ -131,7 +131,7 @@ def _name_images(
     for index, group in enumerate(acquisitions):
         file = group[0]
         try:
-            micrographs = read_micrographs(file)
+            micrographs = _micrographs_to_measure(file)
         except UserError as error:
             failures.append(str(error))
             continue
@@ -150,6 +150,14 @@ def _name_images(
                 continue
             done = (index + (number + 1) / len(micrographs)) / len(acquisitions)
             yield done, _named(name, file, micrograph, prepared)
+
+
+def _micrographs_to_measure(file: Path) -> list[Micrograph]:
+    """Read a file without its elemental maps and display copies, which a session doesn't measure either."""
+    micrographs = [m for m in read_micrographs(file) if m.kind == "micrograph"]
+    if not micrographs:
+        raise MicrographError(file, ONLY_MAPS)
+    return micrographs
 
 
 def _named(name: str, file: Path, micrograph: Micrograph, prepared: PreparedImage) -> _NamedImage:

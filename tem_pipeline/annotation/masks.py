@@ -81,7 +81,7 @@ def _read_image(
 ) -> tuple[np.ndarray, tuple[float, float] | None]:
     """Read the only image of a file. A mask may be blank, a micrograph may not."""
     try:
-        micrographs = read_micrographs(file, measurable_only=measurable_only)
+        micrographs = read_micrographs(file, measurable_only=measurable_only, as_stored=kind != "images")
     except MicrographError as error:
         raise Fault(f"{kind}/{printable(file.name)}: {error.reason}") from error
     if len(micrographs) != 1:

@@ -3,8 +3,11 @@
 `reading` reads pixel sizes from files, `sessions` from session.yaml.
 """
 
+import contextlib
+import html
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,26 +26,18 @@ SQUARE_TOLERANCE = 1e-3
 
 # Centimetre and inch are left out on purpose: image editors write print resolutions (72 dpi) in them, which
 # would pass for a calibration.
-_NM_PER_UNIT = {
-    "pm": 1e-3,
-    "picometer": 1e-3,
-    "a": 0.1,
-    "å": 0.1,
-    "ang": 0.1,
-    "angstrom": 0.1,
-    "ångström": 0.1,
-    "ångstrom": 0.1,
-    "nm": 1.0,
-    "nanometer": 1.0,
-    "um": 1e3,
-    "µm": 1e3,
-    "micron": 1e3,
-    "micrometer": 1e3,
-    "mm": 1e6,
-    "millimeter": 1e6,
-    "m": 1e9,
-    "meter": 1e9,
+_LENGTHS_NM = {
+    1e-3: ("pm", "picometer"),
+    0.1: (
+        *("a", "å", "ang", "angst", "angstrom", "angstroem", "angström"),
+        *("ångstrom", "ångström", "aangstrom", "aangström"),
+    ),
+    1.0: ("nm", "nanometer", "nanometro", "nanometr"),
+    1e3: ("um", "µm", "µ", "micron", "mikron", "micrometer", "mikrometer", "micrometro", "mikrometr"),
+    1e6: ("mm", "millimeter"),
+    1e9: ("m", "meter"),
 }
+_NM_PER_UNIT = {name: nm for nm, names in _LENGTHS_NM.items() for name in names}
 _SPECTRAL = {
     *("ev", "kev", "mev", "hz", "khz", "ghz", "cm-1", "s", "sec", "second", "ms", "us", "µs", "ns"),
     *("rad", "mrad", "µrad", "urad", "deg", "degree", "°", "counts", "k", "°c"),
@@ -68,14 +63,34 @@ class Calibration:
     note: str = ""
 
 
-def _plain_unit(unit: object) -> str:
+def _decoded(unit: object) -> str:
+    """Give a unit as text, with its escapes resolved and each sign in one of its look-alike forms."""
     if isinstance(unit, bytes):
-        unit = unit.decode("latin-1")
-    text = "" if unit is None else str(unit).strip().strip("[]").replace("_", "")
-    # ImageJ escapes the micro sign; Greek mu and the Angstrom sign have look-alikes.
-    text = text.replace("\\u00B5", "µ").replace("\\u00b5", "µ").replace("μ", "µ").replace("\u212b", "Å")
-    text = text.rstrip("\0").strip().lower().replace("metre", "meter")
-    return text[:-1] if len(text) > 4 and text.endswith("s") and text[:-1] in _NM_PER_UNIT else text
+        try:
+            text = unit.decode("utf-8")
+        except UnicodeDecodeError:
+            text = unit.decode("latin-1")
+    else:
+        text = "" if unit is None else str(unit)
+    if any(sign in text for sign in "ÂÃÌÎâ"):
+        # UTF-8 that was read as if it were of a single byte per sign.
+        for encoding in ("latin-1", "cp1252"):
+            with contextlib.suppress(UnicodeError):
+                text = text.encode(encoding).decode("utf-8")
+    # ImageJ and Java escape signs as \\u00B5, web pages as &micro;.
+    text = re.sub(r"\\+u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), text)
+    text = html.unescape(text)
+    # Brings Å of two kinds, superscripts and full-width letters to one form; µ becomes Greek mu there.
+    return unicodedata.normalize("NFKC", text).replace("\N{GREEK SMALL LETTER MU}", "µ")
+
+
+def _plain_unit(unit: object) -> str:
+    text = re.sub(r"[\s\0]+", " ", _decoded(unit)).strip(" .").lower()
+    text = re.sub(r" ?(/|per) ?(px|pix|pixels?)$", "", text).strip("[]() .").replace("_", "")
+    text = re.sub(r"m[eè]tre", "meter", text)
+    if len(text) > 3 and text.endswith("s") and text[:-1] in _NM_PER_UNIT:
+        text = text[:-1]
+    return text
 
 
 def unit_kind(unit: object) -> str:
@@ -94,8 +109,8 @@ def unit_kind(unit: object) -> str:
     text = _plain_unit(unit)
     if text in _NM_PER_UNIT:
         return "length"
-    squeezed = re.sub(r"\s+|\*\*|\^|[()]", "", text).replace("⁻¹", "-1").replace("−", "-")
-    for pattern in (r"1/(.+)", r"(.+)-1", r"per(.+)"):
+    squeezed = re.sub(r"\s+|\*\*|\^|[()]", "", text).replace("−", "-")
+    for pattern in (r"1?/(.+)", r"(.+)-1", r"(?:1?per|inverse|reciprocal|inv\.?)(.+)"):
         match = re.fullmatch(pattern, squeezed)
         if match and (match[1] in _NM_PER_UNIT or match[1].rstrip("s") in _NM_PER_UNIT):
             return "reciprocal"
@@ -139,7 +154,9 @@ def _gate(pixel_size_nm: float | Sequence[float] | None) -> tuple[float, float] 
 
 
 def calibrate(
-    metadata_px_nm: float | Sequence[float] | None, session_px_nm: float | Sequence[float] | None = None
+    metadata_px_nm: float | Sequence[float] | None,
+    session_px_nm: float | Sequence[float] | None = None,
+    file_note: str = "",
 ) -> Calibration:
     """Choose between the pixel sizes of the file and of session.yaml.
 
@@ -147,6 +164,8 @@ def calibrate(
     ----------
     metadata_px_nm, session_px_nm : float, (float, float) or None
         Pixel size in nm, one number or (y, x). Both are checked by `to_nm`.
+    file_note : str
+        What to say if the file has no size: why the one that it gives is not used.
 
     Returns
     -------
@@ -156,8 +175,8 @@ def calibrate(
     metadata, session = _gate(metadata_px_nm), _gate(session_px_nm)
     if metadata is None:
         if session is None:
-            return Calibration(None, "missing")
-        return Calibration(session, "session")
+            return Calibration(None, "missing", file_note)
+        return Calibration(session, "session", file_note)
     note = ""
     if session is not None:
         ratio = max(max(m / s, s / m) for m, s in zip(metadata, session, strict=True))

@@ -20,6 +20,7 @@ from tem_pipeline.micrographs.calibration import calibrate
 from tem_pipeline.micrographs.hashes import file_sha256, pixel_sha256
 from tem_pipeline.micrographs.preparation import prepare_image
 from tem_pipeline.micrographs.reading import (
+    ONLY_MAPS,
     Micrograph,
     MicrographError,
     group_acquisitions,
@@ -171,7 +172,7 @@ def _ingest_field(
 
 def _describe(member: _Member, description: SessionDescription) -> None:
     m, row = member.micrograph, member.row
-    found = calibrate(m.pixel_size_nm, description.pixel_size_nm)
+    found = calibrate(m.pixel_size_nm, description.pixel_size_nm, m.calibration_note)
     size_y_nm, size_x_nm = found.pixel_size_nm or (None, None)
     row |= {
         "signal": m.signal,
@@ -193,11 +194,13 @@ def _describe(member: _Member, description: SessionDescription) -> None:
 def _choose(candidates: Sequence[_Member], mode: str | None) -> _Member | None:
     """Choose the image on which a field is measured, see `ingest_files`."""
 
-    def rank(member: _Member) -> int:
-        detector = member.micrograph.detector
+    def rank(member: _Member) -> tuple[int, bool, bool]:
+        m = member.micrograph
         if mode is None:
-            return 0 if detector else 1
-        return 0 if detector == mode else 1 if detector is None else 2
+            detector = 0 if m.detector else 1
+        else:
+            detector = 0 if m.detector == mode else 1 if m.detector is None else 2
+        return detector, m.is_display_copy, m.pixel_size_nm is None
 
     return min(candidates, key=rank, default=None)  # the first one if several rank equally
 
@@ -290,9 +293,11 @@ def describe_file(
     Returns
     -------
     dict
-        ``file``; ``images``, each with ``shape`` [height, width], ``pixel_size_nm`` [y, x] or None and
-        ``calibration`` (metadata, session or missing); ``refused``, None or the reason why nothing in the
-        file can be measured. Images that cannot be measured, such as a constant one, are described too.
+        ``file``; ``images``, each with ``shape`` [height, width], ``pixel_size_nm`` [y, x] or None,
+        ``calibration`` (metadata, session or missing), ``kind`` (micrograph, elemental map or display copy),
+        ``title``, ``frame`` (from 0) and ``note`` (what to know, or ""); ``refused``, None or the reason why
+        nothing in the file can be measured. Images that cannot be measured, such as a constant one, are
+        described too.
     """
     description: dict[str, Any] = {"file": printable(path), "images": [], "refused": None}
     try:
@@ -300,14 +305,23 @@ def describe_file(
     except MicrographError as error:
         return description | {"refused": error.reason}
     for micrograph in micrographs:
-        found = calibrate(micrograph.pixel_size_nm, session_pixel_size_nm)
+        found = calibrate(micrograph.pixel_size_nm, session_pixel_size_nm, micrograph.calibration_note)
+        notes = [found.note]
+        if micrograph.file_shape:
+            notes.append(f"an information bar below row {micrograph.image.shape[0]} is cut off")
         description["images"].append(
             {
-                "shape": list(micrograph.image.shape),
+                "shape": list(micrograph.file_shape or micrograph.image.shape),
                 "pixel_size_nm": list(found.pixel_size_nm) if found.pixel_size_nm else None,
                 "calibration": found.state,
+                "kind": micrograph.kind,
+                "title": micrograph.title,
+                "frame": micrograph.frame,
+                "note": "; ".join(note for note in notes if note),
             }
         )
     if all(micrograph.fault for micrograph in micrographs):
         description["refused"] = micrographs[0].fault
+    elif all(micrograph.fault or micrograph.is_elemental_map for micrograph in micrographs):
+        description["refused"] = ONLY_MAPS
     return description

@@ -5,7 +5,7 @@
 
 import contextlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,13 @@ MIN_SIDE_PX = 4
 """Smaller images cannot show a particle."""
 
 MAX_FRAMES = 100_000
+
+_MOSTLY_GREY = 0.95
+"""Share of pixels shown in grey from which a picture with a palette is grey with a few coloured marks."""
+
+_SAME_SHAPE = 1.02
+_SAME_PICTURE = 0.95
+"""Ratio of sides, and correlation, up to which and from which an image is a copy of another."""
 
 _ELEMENTS = (
     "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb "
@@ -51,6 +58,12 @@ class Micrograph:
         The same for all images of one acquisition (detectors and frames) within a folder.
     fault : str
         Why nothing can be measured on the image (constant, not finite, too small); empty if it is good.
+    is_display_copy : bool
+        A smaller, coarser or coloured copy of another image in the file, made for the screen.
+    calibration_note : str
+        Why the file's pixel size is not used; empty if it is, or if the file has none.
+    file_shape : (int, int) or None
+        Height and width in the file if `image` is less: without the information bar below the picture.
     """
 
     image: np.ndarray = field(repr=False)
@@ -63,9 +76,21 @@ class Micrograph:
     is_elemental_map: bool
     acquisition: str
     fault: str = ""
+    is_display_copy: bool = False
+    calibration_note: str = ""
+    file_shape: tuple[int, int] | None = None
+
+    @property
+    def kind(self) -> str:
+        """Say what the image is: "elemental map", "display copy" or "micrograph"."""
+        if self.is_elemental_map:
+            return "elemental map"
+        return "display copy" if self.is_display_copy else "micrograph"
 
 
-def judge_signals(path: Path, signals: list[Signal]) -> tuple[list[Micrograph], list[str]]:
+def judge_signals(
+    path: Path, signals: list[Signal], *, as_stored: bool = False
+) -> tuple[list[Micrograph], list[str]]:
     """Find the micrographs among the signals of a file.
 
     Parameters
@@ -73,6 +98,8 @@ def judge_signals(path: Path, signals: list[Signal]) -> tuple[list[Micrograph], 
     path : Path
         The file.
     signals : list of Signal
+    as_stored : bool
+        Keep the values of masks, whose numbers mean labels, even if the file says that 0 shows as white.
 
     Returns
     -------
@@ -85,23 +112,59 @@ def judge_signals(path: Path, signals: list[Signal]) -> tuple[list[Micrograph], 
     refusals: list[str] = []
     for index, signal in enumerate(signals):
         try:
-            micrographs.extend(_micrographs(path, index, signal))
+            micrographs.extend(_micrographs(path, index, signal, as_stored))
         except Exception as error:
             refusals.append(reason_of(error, path))
-    return micrographs, refusals
+    return _with_display_copies(micrographs), refusals
 
 
-def _micrographs(path: Path, index: int, signal: Signal) -> list[Micrograph]:
+def _with_display_copies(micrographs: list[Micrograph]) -> list[Micrograph]:
+    """Mark uncalibrated images of 8 bits that look like another image of the file, and smaller ones."""
+
+    def is_copy(one: Micrograph) -> bool:
+        if one.is_elemental_map or one.n_frames > 1 or one.pixel_size_nm is not None:
+            return False
+        others = [other for other in micrographs if other.signal != one.signal and other.kind == "micrograph"]
+        finer = [m for m in others if m.pixel_size_nm is not None or m.image.dtype.itemsize > 1]
+        return one.image.dtype.itemsize == 1 and any(_is_same_picture(one.image, m.image) for m in finer)
+
+    marked = [replace(m, is_display_copy=m.is_display_copy or is_copy(m)) for m in micrographs]
+    if any(m.kind == "micrograph" for m in marked):
+        return marked
+    return [replace(m, is_display_copy=False) for m in marked]  # A copy of what isn't here is all there is.
+
+
+def _is_same_picture(copy: np.ndarray, original: np.ndarray) -> bool:
+    """Tell whether an image is the same picture as another one of at least its size."""
+    factors = [large / small for large, small in zip(original.shape, copy.shape, strict=True)]
+    if min(factors) < 1 or max(factors) > _SAME_SHAPE * min(factors):
+        return False
+    rows, columns = (
+        np.minimum((np.arange(small) * factor).astype(int), large - 1)
+        for small, factor, large in zip(copy.shape, factors, original.shape, strict=True)
+    )
+    pairs = np.stack([copy.ravel(), original[np.ix_(rows, columns)].ravel()]).astype(np.float64)
+    with np.errstate(all="ignore"):
+        return abs(float(np.corrcoef(*pairs).min())) > _SAME_PICTURE
+
+
+def _micrographs(path: Path, index: int, signal: Signal, as_stored: bool) -> list[Micrograph]:
     if not isinstance(signal, dict) or "data" not in signal:
         raise Refused("one of its data sets has no pixels")
-    data, axes = _grey(np.asarray(signal["data"]), list(signal["axes"]))
+    stored = np.asarray(signal["data"])
+    data, axes = _grey(stored, list(signal["axes"]))
+    was_colour = data.ndim < stored.ndim or data.dtype != stored.dtype
+    if not as_stored:
+        data = _as_shown(data, signal)
     while data.ndim > 2 and data.shape[0] == 1:
         data, axes = data[0], axes[1:]
     _check_numbers(data, axes)
     y_axis, x_axis = axes[-2:]
     _check_real_space(signal, y_axis, x_axis)
     height_nm, width_nm = (to_nm(axis.get("scale"), axis.get("units")) for axis in (y_axis, x_axis))
-    title = _title(path, signal)
+    title, is_given = _title(path, signal)
+    file_shape = data.shape[-2:]
+    data = data[..., : signal.get("rows", file_shape[0]), :]
     frames = data if data.ndim == 3 else data[np.newaxis]
     if len(frames) > MAX_FRAMES or (len(frames) > 1 and min(frames.shape[1:]) < MIN_SIDE_PX):
         raise Refused(
@@ -116,9 +179,12 @@ def _micrographs(path: Path, index: int, signal: Signal) -> list[Micrograph]:
             n_frames=len(frames),
             title=title,
             detector=_detector(title),
-            is_elemental_map=_is_elemental_map(title, signal),
+            is_elemental_map=_is_elemental_map(title if is_given else "", signal),
             acquisition=str(signal.get("acquisition", path.name)),
             fault=_fault(image),
+            is_display_copy=bool(signal.get("is_reduced")) or was_colour,
+            calibration_note=_calibration_note(y_axis, x_axis),
+            file_shape=None if image.shape == file_shape else file_shape,
         )
         for number, image in enumerate(frames)
     ]
@@ -137,6 +203,33 @@ def _grey(data: np.ndarray, axes: list[Signal]) -> tuple[np.ndarray, list[Signal
     if any(not np.array_equal(channels[0], channel) for channel in channels[1:]):
         raise Refused("it is in colour: export the micrograph itself in grey, without screen decoration")
     return np.ascontiguousarray(channels[0]), axes
+
+
+def _as_shown(data: np.ndarray, signal: Signal) -> np.ndarray:
+    """Turn values round where the file says that 0 shows as white, and resolve a palette of greys."""
+    if "palette" in signal and data.dtype.kind == "u":
+        return _resolved(data, np.asarray(signal["palette"]))
+    if "white_is_zero" not in signal:
+        return data
+    black = signal["white_is_zero"]
+    if data.dtype.kind == "u" and black is not None:
+        return data.dtype.type(black) - np.minimum(data, data.dtype.type(black))
+    # Exact and without overflow for signed integers and for bits.
+    return ~data if data.dtype.kind in "bui" else (data.max() + data.min()) - data
+
+
+def _resolved(data: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Give the greys that a palette shows; of colours that grow lighter with the value, the value itself."""
+    data = np.minimum(data, data.dtype.type(len(palette) - 1))
+    is_grey = (palette == palette[:, :1]).all(axis=1)
+    # Microscopes reserve single values of a grey palette for coloured marks.
+    if is_grey[data].mean() > _MOSTLY_GREY:
+        values = np.where(is_grey, palette[:, 0] // 257, np.arange(len(palette))).astype(np.uint8)
+        return values[data]
+    lightness = palette[np.unique(data)].sum(axis=1, dtype=np.int64)
+    if (np.diff(lightness) < 0).any():
+        raise Refused("it is in colour: export the micrograph itself in grey, without screen decoration")
+    return data
 
 
 def _check_numbers(data: np.ndarray, axes: list[Signal]) -> None:
@@ -164,6 +257,16 @@ def _check_real_space(signal: Signal, y_axis: Signal, x_axis: Signal) -> None:
         raise Refused("the microscope was in diffraction when it was recorded: no micrograph")
 
 
+def _calibration_note(y_axis: Signal, x_axis: Signal) -> str:
+    """Say why the file's pixel size is not used; 0 and 1 need no note, programs write them without a size."""
+    for axis in (y_axis, x_axis):
+        scale, unit = axis.get("scale"), axis.get("units")
+        if unit_kind(unit) == "length" and to_nm(scale, unit) is None and scale not in (0, 1):
+            size = printable(f"{scale} {unit}")[:60]
+            return f"the file's pixel size of {size} can't be right and is not used"
+    return ""
+
+
 def _was_in_diffraction(signal: Signal) -> bool:
     """Tell from DigitalMicrograph's tags whether a TEM image was recorded in diffraction mode."""
     with contextlib.suppress(Exception):
@@ -172,7 +275,8 @@ def _was_in_diffraction(signal: Signal) -> bool:
     return False
 
 
-def _title(path: Path, signal: Signal) -> str:
+def _title(path: Path, signal: Signal) -> tuple[str, bool]:
+    """Give the title, and whether the file gives it; else it is the file's name."""
     metadata = signal.get("metadata")
     title = ""
     with contextlib.suppress(Exception):
@@ -180,7 +284,7 @@ def _title(path: Path, signal: Signal) -> str:
     if title in ("", "Unrecognized_image_signal"):
         with contextlib.suppress(Exception):
             title = str(signal["original_metadata"]["BinaryResult"]["Detector"])
-    return printable(title or path.stem).strip()[:120]
+    return printable(title or path.stem).strip()[:120], bool(title)
 
 
 def _detector(title: str) -> Mode | None:
@@ -203,7 +307,10 @@ def _is_elemental_map(title: str, signal: Signal) -> bool:
     # Only Velox names maps after their element. Elsewhere an image titled "Pt" may show platinum.
     is_velox = "BinaryResult" in (signal.get("original_metadata") or {})
     symbol = re.match(r"([A-Z][a-z]?)(?![A-Za-z])", title)
-    return is_velox and symbol is not None and symbol[1] in _ELEMENTS.split()
+    # An element with its X-ray line, as in "Pt L" or "X-ray line intensity of a: Fe_Ka".
+    line = re.search(r"(?:^|[ :])([A-Z][a-z]?)[ _-]?[KLM](?:[αβγabg]?\d?)(?![A-Za-z0-9])", title)
+    found = [match[1] for match in (line, symbol if is_velox else None) if match is not None]
+    return any(element in _ELEMENTS.split() for element in found)
 
 
 def _fault(image: np.ndarray) -> str:

@@ -83,7 +83,7 @@ def prepare_image(
 def _prepare(
     micrograph: Micrograph, pixel_size_nm: float | Sequence[float] | None, mode: Mode | None
 ) -> PreparedImage:
-    calibration = calibrate(micrograph.pixel_size_nm, pixel_size_nm)
+    calibration = calibrate(micrograph.pixel_size_nm, pixel_size_nm, micrograph.calibration_note)
     image, size_nm = _in_kept_type(micrograph.image), calibration.pixel_size_nm
     if size_nm is not None:
         image, size_nm = resample_to_square(image, size_nm)

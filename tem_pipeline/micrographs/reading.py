@@ -22,7 +22,14 @@ from tem_pipeline.micrographs.readers.tia import read_tia, series_base
 from tem_pipeline.micrographs.readers.tiff import read_tiff
 from tem_pipeline.text import printable
 
-__all__ = ["SUPPORTED_SUFFIXES", "Micrograph", "MicrographError", "group_acquisitions", "read_micrographs"]
+__all__ = [
+    "ONLY_MAPS",
+    "SUPPORTED_SUFFIXES",
+    "Micrograph",
+    "MicrographError",
+    "group_acquisitions",
+    "read_micrographs",
+]
 
 # Readers import their libraries when called, because together these take over a second to load.
 _READERS: dict[str, Callable[[Path], list[Signal]]] = {
@@ -42,6 +49,8 @@ _READERS: dict[str, Callable[[Path], list[Signal]]] = {
 
 SUPPORTED_SUFFIXES = frozenset(_READERS)
 
+ONLY_MAPS = "it holds elemental maps only: export the micrograph itself"
+
 
 class MicrographError(UserError):
     """A file has no usable micrograph. The message names the file, the reason and what to do.
@@ -57,7 +66,9 @@ class MicrographError(UserError):
         self.reason = printable(reason)
 
 
-def read_micrographs(path: str | Path, *, measurable_only: bool = True) -> list[Micrograph]:
+def read_micrographs(
+    path: str | Path, *, measurable_only: bool = True, as_stored: bool = False
+) -> list[Micrograph]:
     """Read every image in real space that a file holds.
 
     Parameters
@@ -67,6 +78,8 @@ def read_micrographs(path: str | Path, *, measurable_only: bool = True) -> list[
         of a `.ser` is taken from the `.emi` beside it, if there is one.
     measurable_only : bool
         Leave out images with a `Micrograph.fault`.
+    as_stored : bool
+        Give the values of masks as they are stored, even if the file says that 0 shows as white.
 
     Returns
     -------
@@ -81,7 +94,7 @@ def read_micrographs(path: str | Path, *, measurable_only: bool = True) -> list[
     path = Path(path)
     try:
         with _silenced_libraries():
-            micrographs, refusals = judge_signals(path, _read_signals(path))
+            micrographs, refusals = judge_signals(path, _read_signals(path), as_stored=as_stored)
     except Exception as error:
         raise MicrographError(path, reason_of(error, path)) from error
     if measurable_only:

@@ -1,3 +1,4 @@
+import contextlib
 import math
 
 import numpy as np
@@ -15,33 +16,42 @@ from tem_pipeline.micrographs.calibration import (
     unit_kind,
 )
 
+MU, ANGSTROM = ("u", "µ", "μ"), ("Å", "\u212b", "A\u030a")
+SPELLINGS = {
+    1e-3: {"pm", "picometer", "picometres"},
+    0.1: {"A", "ang", "Angstrom", "angstroms", "ångström", "Ångströms", "Angstroem", *ANGSTROM},
+    1.0: {"nm", "NM", "nanometer", "nanometers", "Nanometres", "nanomètres", "nanometro", "[n_m]", "(nm)"},
+    1e3: {
+        *(f"{mu}m" for mu in MU),
+        *("micron", "microns", "Microns", "micrometer", "micrometres", "micromètre", "Mikrometer", "[u_m]"),
+        *("&micro;m", "&#181;m", "&mu;m", "\\u00B5m", "\\u00b5m", "\\u03bcm", "\\\\u00B5m"),
+    },
+    1e6: {"mm", "millimeters"},
+}
+
 
 @pytest.mark.parametrize(
-    ("unit", "nm"),
-    [
-        ("pm", 1e-3),
-        ("Å", 0.1),
-        ("\u212b", 0.1),
-        ("A", 0.1),
-        ("Angstrom", 0.1),
-        ("ångström", 0.1),
-        ("nm", 1),
-        ("NM", 1),
-        ("nanometers", 1),
-        ("[n_m]", 1),
-        (b"nm\0", 1),
-        ("um", 1e3),
-        ("µm", 1e3),
-        ("μm", 1e3),
-        ("\\u00B5m", 1e3),
-        ("micron", 1e3),
-        ("micrometres", 1e3),
-        (" µm ", 1e3),
-    ],
+    ("unit", "nm"), [(unit, nm) for nm, units in SPELLINGS.items() for unit in sorted(units)]
 )
 def test_units_of_length_are_read_in_every_spelling(unit, nm):
-    assert to_nm(2.0, unit) == pytest.approx(2 * nm, rel=1e-12)
-    assert unit_kind(unit) == "length"
+    scale = 2.0 if nm < 1e6 else 1e-6
+    written = [unit, f" {unit} ", f"{unit}\0\0", f"{unit}/px", f"{unit} per pixel", unit.encode()]
+    written.append(unit.encode().decode("latin-1"))
+    with contextlib.suppress(UnicodeEncodeError):
+        written.append(unit.encode("latin-1"))
+    for spelling in written:
+        assert to_nm(scale, spelling) == pytest.approx(scale * nm, rel=1e-12), spelling
+        assert unit_kind(spelling) == "length", spelling
+    for inverse in (
+        f"1/{unit}",
+        f"1 / {unit}",
+        f"{unit}^-1",
+        f"{unit}⁻¹",
+        f"1/({unit})",
+        f"reciprocal {unit}",
+    ):
+        assert to_nm(scale, inverse) is None, inverse
+        assert unit_kind(inverse) == "reciprocal", inverse
 
 
 @pytest.mark.parametrize(("unit", "scale"), [("m", 1e-10), ("mm", 1e-7), ("meters", 1e-10), ("metre", 1e-10)])

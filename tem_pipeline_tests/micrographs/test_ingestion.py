@@ -340,6 +340,10 @@ def test_a_file_is_described_for_people_and_programs(session):
                 "shape": [32, 40],
                 "pixel_size_nm": [pytest.approx(0.2), pytest.approx(0.1)],
                 "calibration": "metadata",
+                "kind": "micrograph",
+                "title": "a",
+                "frame": 0,
+                "note": "",
             }
         ],
         "refused": None,

@@ -1,7 +1,7 @@
 """Reads MRC files with the header definitions of mrcfile.
 
-The header is checked here, because mrcfile's own reader allocates any size that it claims and trusts the
-machine stamp, and RosettaSciIO's reader gives 1 nm per pixel if it has no pixel size.
+mrcfile's own reader allocates whatever a header claims, trusts the machine stamp and takes all bytes for
+signed; RosettaSciIO's gives a size of 1 nm where the header has none. So the header is judged here.
 """
 
 import math
@@ -11,6 +11,17 @@ from typing import Any
 import numpy as np
 
 from tem_pipeline.micrographs.readers.signals import Refused, Signal
+
+_BYTES = 0
+"""Mode of pixels of one byte, which may be signed or unsigned."""
+
+# IMOD writes this number at byte 152, and its flags at byte 156.
+_IMOD_STAMP = 1146047817
+_IMOD_PLACE = slice(152, 160)
+_IMOD_SIGNED_BYTES = 1
+
+_LONGEST_CELL_IN_METRES = 1e-3
+"""No cell is so short in Å; programs with extended headers of the kind AGAR write it in metres."""
 
 
 def read_mrc(path: Path) -> list[Signal]:
@@ -23,7 +34,7 @@ def read_mrc(path: Path) -> list[Signal]:
     Returns
     -------
     list of Signal
-        One. Its scale is 0 if the header has no cell.
+        One; a scale of 0 where the header has no cell.
 
     Raises
     ------
@@ -34,6 +45,8 @@ def read_mrc(path: Path) -> list[Signal]:
 
     header, order = _read_header(path)
     dtype, shape = dtype_from_mode(int(header.mode)).newbyteorder(order), data_shape_from_header(header)
+    if int(header.mode) == _BYTES:
+        dtype = _byte_type(header, order)
     offset, count = header.nbytes + int(header.nsymbt), math.prod(shape)
     if min(shape) < 1 or header.nsymbt < 0 or offset + count * dtype.itemsize > path.stat().st_size:
         raise Refused(
@@ -41,7 +54,8 @@ def read_mrc(path: Path) -> list[Signal]:
         )
     data = np.fromfile(path, dtype=dtype, count=count, offset=offset).reshape(shape)
     leading = [{"scale": 1.0, "units": None, "navigate": True} for _ in range(data.ndim - 2)]
-    axes = [{"scale": size, "units": "Å", "navigate": False} for size in _pixel_size(header)]
+    unit = "m" if _is_cell_in_metres(header) else "Å"
+    axes = [{"scale": size, "units": unit, "navigate": False} for size in _pixel_size(header)]
     return [{"data": data, "axes": leading + axes, "metadata": {}, "original_metadata": {}}]
 
 
@@ -53,8 +67,7 @@ def _read_header(path: Path) -> tuple[Any, str]:
         start = file.read(HEADER_DTYPE.itemsize)
     if len(start) < HEADER_DTYPE.itemsize:
         raise ValueError("it is shorter than a header")
-    # The machine stamp is not used, since some programs write a wrong one. In the wrong byte order small
-    # numbers become huge.
+    # Some programs write a wrong machine stamp. In the wrong byte order small numbers become huge.
     for order in "<>":
         header = np.frombuffer(start, HEADER_DTYPE.newbyteorder(order)).view(np.recarray)[0]
         if 0 <= header.mode < 2**16 and 0 < header.nx < 2**16:
@@ -62,9 +75,30 @@ def _read_header(path: Path) -> tuple[Any, str]:
     raise ValueError("it has no MRC header")
 
 
-def _pixel_size(header: Any) -> list[float]:
-    """Return height and width of a pixel in Å, or 0 if the header was not filled in."""
+def _byte_type(header: Any, order: str) -> np.dtype:
+    """Tell signed from unsigned bytes: by IMOD's flag, else by a negative minimum in the header.
+
+    The standard of 2014 says signed, but most programs before and after it wrote unsigned bytes.
+    """
+    stamp, flags = np.frombuffer(header.tobytes()[_IMOD_PLACE], f"{order}i4")
+    if stamp == _IMOD_STAMP:
+        is_signed = bool(flags & _IMOD_SIGNED_BYTES)
+    else:
+        is_signed = bool(-128 <= header.dmin < 0 and header.dmin <= header.dmax <= 127)
+    return np.dtype(np.int8 if is_signed else np.uint8)
+
+
+def _is_cell_in_metres(header: Any) -> bool:
     lengths = [float(header.cella[name]) for name in ("y", "x")]
-    counts = [int(header[name]) for name in ("my", "mx")]
+    return bytes(header.exttyp) == b"AGAR" and min(lengths) > 0 and max(lengths) < _LONGEST_CELL_IN_METRES
+
+
+def _pixel_size(header: Any) -> list[float]:
+    """Return height and width of a pixel in the unit of the cell; 0 where the header was not filled in."""
+    # The header says which axis of the cell rows and columns follow: 1 is x, 2 is y.
+    across, down = int(header.mapc), int(header.mapr)
+    names = ("x", "y") if (across, down) == (2, 1) else ("y", "x")
+    lengths = [float(header.cella[name]) for name in names]
+    counts = [int(header[f"m{name}"]) for name in names]
     # A cell of zero or negative length, or without samples, was not filled in.
     return [length / n if n > 0 and length > 0 else 0.0 for length, n in zip(lengths, counts, strict=True)]

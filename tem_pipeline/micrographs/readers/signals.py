@@ -10,7 +10,12 @@ from typing import Any, TypeVar
 
 Signal = dict[str, Any]
 """One data set in RosettaSciIO's form: "data", "axes", "metadata", "original_metadata". A reader may add
-"acquisition", the same for all images of one acquisition."""
+
+- "acquisition": the same for all images of one acquisition;
+- "rows": number of rows, from the top, that belong to the picture; below them is an information bar;
+- "white_is_zero": the number that shows as black, if 0 shows as white; None if the format sets none;
+- "palette": (n, 3) red, green and blue of each value;
+- "is_reduced": whether it is a smaller copy of another image in the file."""
 
 Part = TypeVar("Part")
 

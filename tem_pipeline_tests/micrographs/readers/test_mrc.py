@@ -50,3 +50,52 @@ def test_big_endian_files_with_a_wrong_machine_stamp_are_read(tmp_path, image):
         (found,) = read_micrographs(path)
         assert found.pixel_size_nm == pytest.approx((0.2, 0.2))
         np.testing.assert_array_equal(found.image, image)
+
+
+@pytest.mark.parametrize(
+    ("stamp", "flags", "minimum", "expected"),
+    [
+        (1146047817, 1, 0.0, np.int8),
+        (1146047817, 0, 0.0, np.uint8),
+        (1146047817, 6, -3.0, np.uint8),
+        (0, 1, 0.0, np.uint8),
+        (0, 0, -128.0, np.int8),
+    ],
+)
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_bytes_are_unsigned_unless_the_header_says_otherwise(
+    tmp_path, stamp, flags, minimum, expected, order
+):
+    stored = np.arange(12 * 20, dtype=np.uint8).reshape(12, 20)
+    write_mrc(tmp_path / "a.mrc", stored.view(np.int8), 1.0)
+    with mrcfile.open(tmp_path / "a.mrc") as mrc:
+        assert mrc.header is not None
+        header = mrc.header.copy()
+    header["dmin"] = minimum
+    content = bytearray(header.astype(header.dtype.newbyteorder(order)).tobytes())
+    content[152:160] = np.array([stamp, flags], f"{order}i4").tobytes()
+    (tmp_path / "a.mrc").write_bytes(bytes(content) + stored.tobytes())
+    (found,) = read_micrographs(tmp_path / "a.mrc")
+    np.testing.assert_array_equal(found.image, stored.view(expected))
+
+
+def test_a_cell_in_metres_is_read_only_of_its_own_kind_of_file(tmp_path, image):
+    for name, kind, expected in (("agar.mrc", b"AGAR", 0.2), ("plain.mrc", b"", None)):
+        write_mrc(tmp_path / name, image, 1.0)
+        with mrcfile.open(tmp_path / name, mode="r+") as mrc:
+            assert mrc.header is not None
+            mrc.header.cella.y, mrc.header.cella.x = 48 * 2e-10, 64 * 2e-10
+            mrc.header.exttyp = kind
+        (found,) = read_micrographs(tmp_path / name)
+        assert found.pixel_size_nm == (expected and pytest.approx((expected, expected)))
+        assert ("can't be right" in found.calibration_note) == (expected is None)
+
+
+def test_rows_along_the_cells_first_axis_have_its_size(tmp_path, image):
+    write_mrc(tmp_path / "a.mrc", image, 1.0)
+    with mrcfile.open(tmp_path / "a.mrc", mode="r+") as mrc:
+        assert mrc.header is not None
+        header = mrc.header
+        header.mapc, header.mapr, header.mx, header.my = 2, 1, 48, 64
+        header.cella.x, header.cella.y = 48 * 3.0, 64 * 2.0
+    assert read_micrographs(tmp_path / "a.mrc")[0].pixel_size_nm == pytest.approx((0.3, 0.2))
