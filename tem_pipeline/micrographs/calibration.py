@@ -109,7 +109,7 @@ def unit_kind(unit: object) -> str:
     text = _plain_unit(unit)
     if text in _NM_PER_UNIT:
         return "length"
-    squeezed = re.sub(r"\s+|\*\*|\^|[()]", "", text).replace("−", "-")
+    squeezed = re.sub(r"\s+|\*\*|\^|[()\[\]]", "", text).replace("−", "-")
     for pattern in (r"1?/(.+)", r"(.+)-1", r"(?:1?per|inverse|reciprocal|inv\.?)(.+)"):
         match = re.fullmatch(pattern, squeezed)
         if match and (match[1] in _NM_PER_UNIT or match[1].rstrip("s") in _NM_PER_UNIT):
