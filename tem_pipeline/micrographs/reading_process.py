@@ -72,13 +72,17 @@ def _limits_of_settings() -> ReadingLimits:
 
 
 def read_micrographs(
-    path: str | Path, *, measurable_only: bool = True, limits: ReadingLimits | None = None
+    path: str | Path,
+    *,
+    measurable_only: bool = True,
+    as_stored: bool = False,
+    limits: ReadingLimits | None = None,
 ) -> list[Micrograph]:
     """Read every image in real space that a file holds, in another process.
 
     Parameters
     ----------
-    path, measurable_only
+    path, measurable_only, as_stored
         As for `reading.read_micrographs`.
     limits : ReadingLimits, optional
         By default those of the settings.
@@ -95,19 +99,24 @@ def read_micrographs(
     UserError
         If no such process can be started.
     """
-    with begun_reading(path, measurable_only=measurable_only, limits=limits) as micrographs:
+    options = {"measurable_only": measurable_only, "as_stored": as_stored}
+    with begun_reading(path, **options, limits=limits) as micrographs:
         return micrographs()
 
 
 @contextlib.contextmanager
 def begun_reading(
-    path: str | Path, *, measurable_only: bool = True, limits: ReadingLimits | None = None
+    path: str | Path,
+    *,
+    measurable_only: bool = True,
+    as_stored: bool = False,
+    limits: ReadingLimits | None = None,
 ) -> Iterator[Callable[[], list[Micrograph]]]:
     """Begin to read a file, so that other work can be done meanwhile.
 
     Parameters
     ----------
-    path, measurable_only, limits
+    path, measurable_only, as_stored, limits
         As for `read_micrographs`.
 
     Yields
@@ -116,10 +125,11 @@ def begun_reading(
         It waits, and gives or raises what `read_micrographs` does.
     """
     path = Path(path)
+    options = {"measurable_only": measurable_only, "as_stored": as_stored}
     if os.name == "nt":  # Files can't be passed between processes there as they are here.
-        yield lambda: reading.read_micrographs(path, measurable_only=measurable_only)
+        yield lambda: reading.read_micrographs(path, **options)
         return
-    begun = _Reading(path, measurable_only, (limits or _limits_of_settings()).of_file(path))
+    begun = _Reading(path, options, (limits or _limits_of_settings()).of_file(path))
     try:
         yield begun.micrographs
     finally:
@@ -129,11 +139,11 @@ def begun_reading(
 class _Reading:
     """A file that is being read."""
 
-    def __init__(self, path: Path, measurable_only: bool, limits: ReadingLimits) -> None:
+    def __init__(self, path: Path, options: dict[str, bool], limits: ReadingLimits) -> None:
         self._path, self._limits = path, limits
         request = {
             "path": os.path.abspath(path),
-            "measurable_only": measurable_only,
+            "options": options,
             "seconds": limits.seconds,
             "memory_bytes": limits.memory_bytes,
         }

@@ -49,18 +49,18 @@ def main(caller: socket.socket) -> None:
         path = Path(request["path"])
         with _limited(caller, request["seconds"], request["memory_bytes"]):
             with allow(path):
-                answered = _answer(path, request["measurable_only"])
+                answered = _answer(path, request["options"])
             answer, place, size = _write_answer(answered)
         with answer:
             socket.send_fds(caller, [ANSWER.pack(place, size)], [answer.fileno()])
 
 
-def _answer(path: Path, measurable_only: bool) -> tuple[str, Any]:
+def _answer(path: Path, options: dict[str, bool]) -> tuple[str, Any]:
     """Give "read" and the micrographs, or "refused" and the reason."""
     from tem_pipeline.micrographs.reading import MicrographError, read_micrographs
 
     try:
-        return "read", read_micrographs(path, measurable_only=measurable_only)
+        return "read", read_micrographs(path, **options)
     except MicrographError as error:
         return "refused", error.reason
 
