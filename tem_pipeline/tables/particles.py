@@ -109,7 +109,12 @@ MEASURED_FIELDS = (
     column(
         "was_split", BOOLEAN, "", "true if it was split from a cluster of touching particles", nullable=False
     ),
-    column("edge_weight", REAL, "1", "Miles–Lantuéjoul weight 1/p of whole particles; null at the edge"),
+    column(
+        "edge_weight",
+        REAL,
+        "1",
+        "Miles–Lantuéjoul weight 1/p of particles that the frame does not cut, else null",
+    ),
     column(
         "shell_label",
         INTEGER,

@@ -74,7 +74,12 @@ def _count_fields() -> Iterator[pa.Field]:
             "1",
             "fields with at least one counted particle; the bootstrap resamples them",
         ),
-        ("n_counted", INTEGER, "1", "whole particles of good images; the statistics cover these"),
+        (
+            "n_counted",
+            INTEGER,
+            "1",
+            "particles of good images that the frame does not cut; the statistics are theirs",
+        ),
         ("n_excluded_edge", INTEGER, "1", "particles of good images that the frame cuts; not counted"),
         ("n_split", INTEGER, "1", "counted particles that were split from a cluster of touching particles"),
         ("n_review_images", INTEGER, "1", "images left out until somebody has reviewed them"),

@@ -52,7 +52,7 @@ STATES = (
             Transition(("complete",), "no change for `TEM_SETTLING_S`, or `.complete` is written", "sensor"),
             Transition(
                 ("ingested", "processed", "partly refused", "failed", "parked"),
-                "the same, and the content is as it was in that state",
+                "the same, and the files are those of the last run: the earlier state returns",
                 "sensor",
             ),
         ),
