@@ -49,7 +49,9 @@ def run_demo(settings: Settings) -> None:
     print(_compare(layout, truth))
     print(
         f"\nTables:   {layout.lake}\nPictures: {layout.reports}\nMLflow:   {layout.mlflow}\n"
-        f"Look at them in Dagster and MLflow: make dev DEMO=1   ({time.monotonic() - started:.0f} s)"
+        f"Look at them with `tem-pipeline sessions --demo`, or any other command with --demo;\n"
+        f"in Dagster and MLflow: make dev DEMO=1   ({time.monotonic() - started:.0f} s)\n"
+        f"Report: {layout.report(SESSION).as_uri()}"
     )
 
 

@@ -38,3 +38,17 @@ def encodable(name: str) -> str:
         With U+FFFD in place of these bytes. Control characters stay: the name must still identify the file.
     """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Write a number with its noun: `1 file`, `2 files`.
+
+    Parameters
+    ----------
+    number : int
+    noun : str
+        In the singular.
+    plural : str
+        By default the noun with an s.
+    """
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

@@ -233,3 +233,19 @@ def test_the_installed_command_has_the_same_help_as_the_module():
         assert described == helped(sys.executable, "-m", "tem_pipeline.cli", *command)[1]
     described = helped(installed)[1]
     assert all(name in described for name in typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+
+
+def test_every_command_can_work_on_what_the_demo_made(run, tmp_path: Path):
+    done = run("sessions", "--demo")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "tem-pipeline: there is no demo yet: run `tem-pipeline demo` or `make demo` first\n"
+    session = tmp_path / "data/demo/incoming/demo_session"
+    session.mkdir(parents=True)
+    tifffile.imwrite(session / "a.tif", np.zeros((8, 8), np.uint8))
+    for command in (["sessions", "--demo"], ["--demo", "sessions"]):
+        done = run(*command)
+        assert (done.returncode, done.stdout.split()[0]) == (0, "demo_session"), done.stderr
+    rows = {row["setting"]: row for row in json.loads(run("--demo", "settings", "--json").stdout)}
+    assert rows["TEM_DATA_ROOT"]["value"] == str(tmp_path / "data/demo")
+    assert rows["TEM_DATA_ROOT"]["origin"] == "--demo"
+    assert rows["TEM_TILE_PX"]["origin"] == "default"

@@ -1,10 +1,12 @@
 import os
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tem_pipeline.text import encodable, printable
+from tem_pipeline.settings import PROJECT_ROOT
+from tem_pipeline.text import counted, encodable, printable
 
 any_text = st.text(st.characters(exclude_categories=[]))
 file_names = st.binary().map(os.fsdecode)
@@ -45,3 +47,23 @@ def test_every_file_name_can_be_stored_in_a_table(name):
 
 def test_undecodable_bytes_are_replaced_and_line_ends_stay_in_tables():
     assert encodable(os.fsdecode(b"\xffa\nb")) == "\ufffda\nb"
+
+
+def test_a_noun_agrees_with_its_number():
+    assert [counted(n, "file") for n in range(3)] == ["0 files", "1 file", "2 files"]
+    assert counted(2, "series", "series") == "2 series"
+
+
+def test_no_message_writes_a_plural_after_a_number_that_may_be_one():
+    nouns = "images|files|sessions|particles|sources|samples|folders|cores|rows|fields|models"
+    after_a_number = re.compile(rf"\{{(?!counted)[\w.]*(?:len\([^)]*\)|images|n_\w+|count)\}} (?:{nouns})\b")
+    # These numbers are never 1: the messages are about a number over a limit.
+    never_one = ("save each as its own file", "samples have", "the same for all", "would hold", "give 1 to")
+    never_one += ("fields resampled", "don't fit")
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in sorted((PROJECT_ROOT / "tem_pipeline").rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if after_a_number.search(line) and not any(text in line for text in never_one)
+    ]
+    assert found == []

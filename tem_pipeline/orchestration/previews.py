@@ -5,6 +5,8 @@ import base64
 import dagster as dg
 import pandas as pd
 
+from tem_pipeline.text import counted
+
 # Columns of a small table of statistics.
 STATISTICS = [
     "unit",
@@ -35,7 +37,7 @@ def table(frame: pd.DataFrame, rows: int = 20) -> dg.MarkdownMetadataValue:
     cells += [[_cell(value) for value in row] for row in shown.itertuples(index=False)]
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     if len(frame) > rows:
-        lines.append(f"\n… and {len(frame) - rows} more rows")
+        lines.append(f"\n… and {counted(len(frame) - rows, 'more row')}")
     return dg.MetadataValue.md("\n".join(lines))
 
 

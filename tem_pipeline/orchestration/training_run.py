@@ -7,6 +7,7 @@ from tem_pipeline.model_training import model_key
 from tem_pipeline.orchestration.launch import run_job
 from tem_pipeline.storage import Layout, read_table
 from tem_pipeline.tables import LOSSES
+from tem_pipeline.text import counted
 from tem_pipeline.training.metrics import SCORES
 
 
@@ -63,8 +64,9 @@ def summarise_training(layout: Layout) -> str:
     comparison = read_table(layout.table("training/loss_comparison"))
     champion = read_table(layout.table("training/champion_model")).iloc[0]
     images, sources = comparison["images"].iloc[0], comparison["sources"].iloc[0]
+    tested = f"{counted(images, 'test image')} of {counted(sources, 'source micrograph')}"
     lines = [
-        f"on {images} test images of {sources} source micrographs (95 % intervals resample the sources)",
+        f"on {tested} (95 % intervals resample the sources)",
         f"{'loss':24}" + "".join(f"{name:>10}" for name in SCORES) + f"{'Dice interval':>20}",
     ]
     for row in comparison.to_dict("records"):

@@ -17,6 +17,7 @@ from tem_pipeline.tables import (
     SIZE_DISTRIBUTION_SCHEMA,
     conform,
 )
+from tem_pipeline.text import counted
 
 # Each measurand's kind: only diameters have D[3,2] and volume-weighted quantiles; ratios have no fits.
 MEASURANDS = {
@@ -153,7 +154,7 @@ def _differences(images: pd.DataFrame, n_again: int) -> str | None:
                 texts.append(f"{name} ({'; '.join(f'{k}: {v}' for k, v in of_sessions.items())})")
     text = f"sessions differ in {', '.join(texts)}" if texts else ""
     if n_again:
-        text += ("; " if text else "") + f"{n_again} images stand in several sessions and count once"
+        text += ("; " if text else "") + f"{counted(n_again, 'image')} in several sessions, each counted once"
     return text or None
 
 
@@ -252,9 +253,10 @@ def _density(counted: pd.DataFrame, images: pd.DataFrame) -> dict[str, Any]:
 def _calibration_note(unit: str, n_missing: int, n_measured: int) -> str | None:
     if not n_missing or unit == "1":
         return None
+    images = f"{n_missing} of {counted(n_measured, 'image')}"
     if unit == "px":
-        return f"calibration is missing for {n_missing} of {n_measured} images: their sizes are in pixels"
-    return f"{n_missing} of {n_measured} images have no calibration and are left out here: see the rows in px"
+        return f"calibration is missing for {images}: sizes are in pixels"
+    return f"calibration is missing for {images}, left out here: see the rows in px"
 
 
 def _largest(images: pd.DataFrame, column: str) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tem_pipeline import text
 from tem_pipeline.particles import uncertainty
 from tem_pipeline.particles.fits import fit_quality
 from tem_pipeline.tables import FIT_PARAMETERS, INTERVAL_STATISTICS, STATISTICS
@@ -75,7 +76,7 @@ def describe(counted: pd.DataFrame, kind: str) -> dict[str, Any]:
         f"95 %, for sampling only: {len(names)} fields resampled {uncertainty.RESAMPLES} times, corrected "
         "for few fields"
         if len(names) >= uncertainty.FEWEST_FIELDS
-        else f"no intervals: {len(names)} fields with counted particles, at least "
+        else f"no intervals: {text.counted(len(names), 'field')} with counted particles, at least "
         f"{uncertainty.FEWEST_FIELDS} are needed"
     )
     between, within = uncertainty.variance_components(values, fields)

@@ -12,6 +12,7 @@ from tem_pipeline.segmentation.inference import predict_classes
 from tem_pipeline.segmentation.instances import label_instances
 from tem_pipeline.segmentation.models import ModelCard, SegmentationModel
 from tem_pipeline.segmentation.touching import split_touching
+from tem_pipeline.text import counted
 from tem_pipeline.training import metrics
 from tem_pipeline.training.metrics import (
     BOUNDARY_COUNTS,
@@ -286,8 +287,8 @@ def is_better(
     ]
     promote = dice[0] > dice[1]
     reason = (
-        f"Dice {dice[0]:.4f} against the champion's {dice[1]:.4f} on {len(shared)} validation images"
-        f" that neither was trained on"
+        f"Dice {dice[0]:.4f} against the champion's {dice[1]:.4f} on "
+        f"{counted(len(shared), 'validation image')} that neither was trained on"
     )
     return {
         "promote": promote,

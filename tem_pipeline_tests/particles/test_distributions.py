@@ -94,7 +94,7 @@ def test_uncalibrated_images_give_rows_in_px_and_nothing_in_nm():
     assert row["mean"] == pytest.approx(table.equivalent_diameter_px.mean())
     assert pd.isna(row.imaged_area_um2)
     assert pd.isna(row.particles_per_um2)
-    assert "calibration is missing for 1 of 1 images" in row.calibration_note
+    assert "calibration is missing for 1 of 1 image:" in row.calibration_note
 
 
 def test_a_partly_calibrated_session_keeps_nm_and_px_apart():
@@ -105,7 +105,7 @@ def test_a_partly_calibrated_session_keeps_nm_and_px_apart():
     nm, px = of(result), of(result, unit="px")
     assert (nm.n_images, nm.n_counted, px.n_images, px.n_counted) == (1, 2, 1, 1)
     assert nm.maximum == pytest.approx(tables[0].equivalent_diameter_nm.max())
-    assert "1 of 2 images have no calibration" in nm.calibration_note
+    assert "missing for 1 of 2 images, left out" in nm.calibration_note
 
 
 def test_one_image_without_particles_changes_only_images_and_density():

@@ -22,6 +22,7 @@ from tem_pipeline.particles.distributions import size_distributions as distribut
 from tem_pipeline.particles.table import measure_session
 from tem_pipeline.segmentation.masks import SegmentedImage, predict_session_masks
 from tem_pipeline.segmentation.models import load_model
+from tem_pipeline.text import counted
 from tem_pipeline.tracking.champion import NO_CHAMPION_YET, champion_or_pretrained
 
 WARN = dg.AssetCheckSeverity.WARN
@@ -113,7 +114,7 @@ def predicted_masks(
     thumbnails: list[bytes] = []
 
     def keep_first(row: pd.Series, found: SegmentedImage) -> None:
-        context.log.info(f"{row['file']}: {found.quality.n_cores} cores")
+        context.log.info(f"{row['file']}: {counted(found.quality.n_cores, 'core')}")
         if not thumbnails:
             masks = found.masks
             thumbnails.append(

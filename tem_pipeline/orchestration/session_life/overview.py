@@ -18,6 +18,7 @@ from tem_pipeline.orchestration.session_life.survey import as_record, session_st
 from tem_pipeline.orchestration.session_life.tick_time import OutOfTimeError, stopwatch
 from tem_pipeline.storage import write_table
 from tem_pipeline.tables import STATES_SCHEMA
+from tem_pipeline.text import counted
 
 STATES_TABLE = "session_states"
 # Each time a state changes, the whole page is written into Dagster's event log.
@@ -86,7 +87,7 @@ def session_overview(
     records = [as_record(state) for state in states]
     seen = hashlib.sha256(json.dumps(records).encode()).hexdigest()
     if seen == context.cursor:
-        return dg.SkipReason(f"{len(states)} sessions, as before")
+        return dg.SkipReason(f"{counted(len(states), 'session')}, as before")
     try:
         write_table(platform.layout.table(STATES_TABLE), pa.Table.from_pylist(records, STATES_SCHEMA))
     except UserError as error:

@@ -17,6 +17,7 @@ from tem_pipeline.orchestration.jobs import process_session
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import SESSION_FOLDER_TAG, Platform
 from tem_pipeline.storage import Layout, read_table, sessions_with_tables
+from tem_pipeline.text import counted
 
 _CHOSEN = "sessions"
 
@@ -76,7 +77,7 @@ def choose_sessions(context: dg.OpExecutionContext, config: SessionChoice, platf
     """Find the chosen sessions and hand them to the sensor."""
     chosen = chosen_sessions(platform.layout, config.sessions, config.samples, config.all_sessions)
     context.instance.add_dynamic_partitions(str(SESSIONS.name), list(chosen))
-    context.log.info(f"{len(chosen)} sessions will be processed again")
+    context.log.info(f"{counted(len(chosen), 'session')} will be processed again")
     context.add_output_metadata({_CHOSEN: dg.MetadataValue.json(chosen)})
 
 

@@ -23,6 +23,7 @@ from tem_pipeline.orchestration.session_life.session_tables import FAILURE_TABLE
 from tem_pipeline.orchestration.session_life.tick_time import stopwatch
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import Layout, read_table, sessions_with_tables
+from tem_pipeline.text import counted
 
 # Dagster ends a tick after 60 s. Sessions that there was no time for are left to the next night.
 OBSERVING_SECONDS = 20.0
@@ -60,7 +61,7 @@ def nightly_sessions(
         return dg.SkipReason(str(error))
     requests = requests_at_night(context.instance, layout, log, observed, settings.attempts, out_of_time)
     if not requests:
-        return dg.SkipReason(f"nothing to process in {len(observed)} folders")
+        return dg.SkipReason(f"nothing to process in {counted(len(observed), 'folder')}")
     keys = [str(request.partition_key) for request in requests]
     context.instance.add_dynamic_partitions(str(SESSIONS.name), keys)
     return requests

@@ -22,6 +22,7 @@ from tem_pipeline.orchestration.session_life.session_tables import SESSION_TABLE
 from tem_pipeline.orchestration.session_life.tick_time import stopwatch
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import Layout, table_fingerprint
+from tem_pipeline.text import counted
 
 # Dagster ends a tick after 60 s. A file that is being hashed when its time is used up is hashed to its end.
 OBSERVING_SECONDS = 20.0
@@ -64,7 +65,8 @@ def new_microscope_sessions(
         faulty = sum(folder.fault is not None for folder in observed)
         more = f"; the next tick continues at {log.next_name}" if log.next_name else ""
         return dg.SkipReason(
-            f"nothing new in {len(observed)} folders: {waiting} arriving, {faulty} with a fault{more}"
+            f"nothing new in {counted(len(observed), 'folder')}: "
+            f"{waiting} arriving, {faulty} with a fault{more}"
         )
     keys = [str(request.partition_key) for request in requests]
     return dg.SensorResult(

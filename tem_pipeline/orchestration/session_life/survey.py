@@ -24,7 +24,7 @@ from tem_pipeline.orchestration.session_life.states import SessionState, session
 from tem_pipeline.orchestration.session_life.tick_time import OutOfTimeError
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import TABLE_FILE, AnyPath, Layout, is_local, sessions_with_tables
-from tem_pipeline.text import encodable, printable
+from tem_pipeline.text import counted, encodable, printable
 
 
 def session_states(
@@ -95,15 +95,19 @@ def as_lines(states: list[SessionState]) -> list[str]:
     """Give one line per session, for a person."""
     if not states:
         return ["no session yet: copy a folder of microscope files below incoming/"]
-    width = max(len(state.session) for state in states)
+    shown = [
+        state.session if state.name == state.session else f"{state.name} (key {state.session})"
+        for state in states
+    ]
+    width = max(map(len, shown))
     lines = []
-    for state in states:
-        numbers = [f"{state.images} images"] if state.images is not None else []
-        numbers += [f"{state.particles} particles"] if state.particles is not None else []
+    for name, state in zip(shown, states, strict=True):
+        numbers = [counted(state.images, "image")] if state.images is not None else []
+        numbers += [counted(state.particles, "particle")] if state.particles is not None else []
         time = state.processed_at or state.ingested_at or state.changed_at
         numbers += [f"{time:%Y-%m-%d %H:%M} UTC"] if time else []
         reason = f"  {state.reason}" if state.reason else ""
-        line = f"{state.session:{width}}  {state.state:14}  {', '.join(numbers)}{reason}"
+        line = f"{name:{width}}  {state.state:14}  {', '.join(numbers)}{reason}"
         # File names come from outside: they must not end the line or send commands to the terminal.
         lines.append(printable(line))
     return lines

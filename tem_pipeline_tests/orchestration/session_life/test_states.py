@@ -200,3 +200,10 @@ def test_names_from_outside_cannot_end_a_line_or_command_the_terminal():
     tables = replace(DONE, refused=1, refusals=("a\n\x1b[2Jb.tif: truncated",))
     (line,) = as_lines([session_state("a", None, tables, None, 3)])
     assert line.isprintable()
+
+
+def test_the_real_name_of_a_session_is_shown_beside_its_key():
+    tables = replace(DONE, name="Überblick", images=1, particles=2)
+    (line,) = as_lines([session_state("Uberblick-0123456789ab", None, tables, None, 3)])
+    assert line.startswith("Überblick (key Uberblick-0123456789ab)  ")
+    assert "1 image, 2 particles" in line
