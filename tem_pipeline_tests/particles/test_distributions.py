@@ -305,7 +305,7 @@ def test_sessions_that_differ_are_summarised_with_their_differences():
     parts[0][1]["pixel_sha256"], parts[1][1]["pixel_sha256"] = ["0", "2"], ["1", "0"]
     row = of(sample_summary(*[pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True)]))
     assert "calibration (a: metadata; b: session)" in row.differences
-    assert "1 images stand in several sessions" in row.differences
+    assert "1 image in several sessions" in row.differences
     assert row.n_images == 3
     assert "the metals differ: Pd, Pt" in row.metal_note
     assert pd.isna(row.dispersion)
