@@ -1,7 +1,9 @@
 """Segments and measures images outside any session; writes their label images, overlays and table."""
 
+import hashlib
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +29,10 @@ from tem_pipeline.segmentation.models import SegmentationModel
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import encode_tiff, write_bytes, write_table
 from tem_pipeline.tables import PARTICLE_SCHEMA, conform
-from tem_pipeline.text import encodable, printable
+from tem_pipeline.text import counted, encodable, printable
+
+LONGEST_STEM_BYTES = 200
+"""File systems allow 255 bytes, and results add their own ends to a name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +52,7 @@ def segment_files(
     settings: Settings,
     pixel_size_nm: float | None = None,
     mode: Literal[Mode, "auto"] = "auto",
+    tell: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
     """Segment images and folders of images.
 
@@ -65,39 +71,83 @@ def segment_files(
     pixel_size_nm : float, optional
         In nm; only for files that have no pixel size of their own.
     mode : {"auto", "bright_field", "haadf"}
+    tell : callable
+        Receives one line per image, and at the end the totals and the tables' paths.
 
     Returns
     -------
     list of str
-        One line for each input that cannot be read or prepared. All other inputs are segmented.
+        One line for each input that cannot be read, segmented or written. All other inputs are done.
     """
     failures: list[str] = []
     tables: list[pd.DataFrame] = []
     files = _expand(inputs, failures)
     decided_mode = None if mode == "auto" else mode
+
+    def failed(each: tuple[float, _NamedImage], error: Exception) -> None:
+        failures.append(f"{printable(each[1].row['file'])}: {_reason(error)}")
+
     named_images = _name_images(files, pixel_size_nm, decided_mode, failures)
     with progress.bar("segmenting") as advance:
         for (done, named), found in segment_images(
-            named_images, lambda each: each[1].prepared, model, settings, _in_flight(files)
+            named_images, lambda each: each[1].prepared, model, settings, _in_flight(files), failed
         ):
-            _write_images(named, found, out)
-            masks, mask = found.masks, mask_row(found, model.card)
-            tables.append(
-                measure_image(
-                    named.row, mask, found.image, masks.labels, masks.core_probability, masks.shell_labels
-                )
-            )
+            try:
+                tables.append(_finish(named, found, model, out))
+            except Exception as error:
+                failed((done, named), error)
+            else:
+                tell(_line(named.name, tables[-1], found))
             advance(done, named.name)
-            del named, found, masks  # Free their memory before the next image is taken.
+            del named, found  # Free their memory before the next image is taken.
     particles = join_tables(tables)
     check_particle_table(particles)
-    write_table(out / "particle_table.parquet", conform(particles, PARTICLE_SCHEMA))
+    table = conform(particles, PARTICLE_SCHEMA)
+    write_table(out / "particle_table.parquet", table)
+    write_bytes(out / "particle_table.csv", table.to_pandas().to_csv(index=False).encode())
+    failed_too = f", {counted(len(failures), 'input')} failed" if failures else ""
+    tell(f"{counted(len(tables), 'image')} segmented, {counted(len(particles), 'particle')}{failed_too}")
+    tell(f"{out / 'particle_table.parquet'}\n{out / 'particle_table.csv'}")
     return failures
+
+
+def _finish(named: _NamedImage, found: SegmentedImage, model: SegmentationModel, out: Path) -> pd.DataFrame:
+    """Measure an image, check its particles and write its pictures; give its particles."""
+    masks, mask = found.masks, mask_row(found, model.card)
+    particles = measure_image(
+        named.row, mask, found.image, masks.labels, masks.core_probability, masks.shell_labels
+    )
+    check_particle_table(join_tables([particles]))
+    _write_images(named, found, out)
+    return particles
+
+
+def _line(name: str, particles: pd.DataFrame, found: SegmentedImage) -> str:
+    """Tell the number of particles, the mean diameter of the whole ones, and the verdict on the image."""
+    unit = "px" if found.pixel_size_nm is None else "nm"
+    whole = particles.loc[~particles["touches_edge"].astype(bool), f"equivalent_diameter_{unit}"].astype(
+        float
+    )
+    spread = f" ± {whole.std():.3g}" if len(whole) > 1 else ""
+    size = (
+        f"mean diameter {whole.mean():.4g}{spread} {unit} (n = {len(whole)})" if len(whole) else "none whole"
+    )
+    quality = found.quality
+    reason = f" ({quality.image_quality_reason})" if quality.image_quality_reason else ""
+    return (
+        f"{printable(name)}: {counted(len(particles), 'particle')}, {size}, {quality.image_quality}{reason}"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Give an error in one line; the kind of an unexpected one says more than its text."""
+    return str(error) if isinstance(error, UserError) else printable(f"{type(error).__name__}: {error}")
 
 
 def _in_flight(files: Sequence[Path]) -> int:
     """Decide from file sizes how many images are in work at the same time; shapes are not known yet."""
-    largest_bytes = max((file.stat().st_size for file in files), default=0)
+    # A file may have vanished since it was listed; reading it says so.
+    largest_bytes = max((os.path.getsize(file) for file in files if os.path.isfile(file)), default=0)
     # Assumes four bytes per pixel. An image of a smaller type may be larger, but takes less memory itself.
     return IMAGES_IN_FLIGHT if len(files) > 1 and largest_bytes <= 4 * LARGEST_IN_FLIGHT_PX else 1
 
@@ -105,7 +155,7 @@ def _in_flight(files: Sequence[Path]) -> int:
 def _expand(inputs: Sequence[Path], failures: list[str]) -> list[Path]:
     files: list[Path] = []
     for path in inputs:
-        if path.is_dir():
+        if os.path.isdir(path):
             try:
                 found = session_files(path)
             except UserError as error:
@@ -114,10 +164,10 @@ def _expand(inputs: Sequence[Path], failures: list[str]) -> list[Path]:
             if not found:
                 failures.append(f"{path}: holds no image")
             files += found
-        elif path.is_file():
+        elif os.path.isfile(path):
             files.append(path)
         else:
-            failures.append(f"{path}: there is no such file or folder")
+            failures.append(f"{printable(path)}: there is no such file or folder")
     return files
 
 
@@ -135,7 +185,9 @@ def _name_images(
         except UserError as error:
             failures.append(str(error))
             continue
-        base = file.stem if stems[file.stem] == 1 else f"{file.stem}_{file.suffix.lstrip('.')}"
+        base = _plain_stem(file.stem)
+        if stems[file.stem] > 1:
+            base += f"_{file.suffix.lstrip('.')}"
         for number, micrograph in enumerate(micrographs):
             name = wanted = base if len(micrographs) == 1 else f"{base}_{number}"
             repeat = 1
@@ -150,6 +202,15 @@ def _name_images(
                 continue
             done = (index + (number + 1) / len(micrographs)) / len(acquisitions)
             yield done, _named(name, file, micrograph, prepared)
+
+
+def _plain_stem(stem: str) -> str:
+    """Give a stem that tables and file systems can hold, with room for the ends of the results' names."""
+    plain = printable(encodable(stem))
+    if len(plain.encode()) <= LONGEST_STEM_BYTES:
+        return plain
+    digest = hashlib.sha256(plain.encode()).hexdigest()[:8]
+    return f"{plain.encode()[: LONGEST_STEM_BYTES - 9].decode(errors='ignore')}-{digest}"
 
 
 def _micrographs_to_measure(file: Path) -> list[Micrograph]:

@@ -89,7 +89,7 @@ def segment(
     chosen = {"test_time_flips": flips, "minimum_diameter_nm": minimum_diameter_nm}
     settings = installation.settings.model_copy(update={k: v for k, v in chosen.items() if v is not None})
     loaded = load_model(model_folder(installation, model), settings.threads, settings.precision)
-    failures = segment_files(inputs, out, loaded, settings, pixel_size_nm, mode)
+    failures = segment_files(inputs, out, loaded, settings, pixel_size_nm, mode, print)
     for failure in failures:
         fail(failure)
     if failures:

@@ -49,6 +49,7 @@ def segment_images(
     model: SegmentationModel,
     settings: Settings,
     in_flight: int,
+    failed: Callable[[_Given, Exception], None] | None = None,
 ) -> Generator[tuple[_Given, SegmentedImage], None, None]:
     """Segment images and judge their masks; sessions and single images share this.
 
@@ -62,6 +63,9 @@ def segment_images(
     settings : Settings
     in_flight : int
         Number of images in work at the same time.
+    failed : callable, optional
+        Called in the working thread for an image whose segmentation fails; the others are still segmented.
+        Without it the error ends the segmentation.
 
     Yields
     ------
@@ -72,7 +76,7 @@ def segment_images(
     ended = Event()
     stoppable = _stoppable(model, ended)
 
-    def segment(each: _Given) -> SegmentedImage:
+    def segment_one(each: _Given) -> SegmentedImage:
         square = load(each)
         masks = segment_micrograph(
             square.image,
@@ -88,7 +92,20 @@ def segment_images(
         quality = judge_image(masks, square.image, square.pixel_size_nm)
         return SegmentedImage(square.image, square.pixel_size_nm, square.mode, masks, quality)
 
-    return in_order(segment, given, in_flight, ended)
+    def segment(each: _Given) -> SegmentedImage | None:
+        try:
+            return segment_one(each)
+        except CancelledError:
+            raise
+        except Exception as error:
+            if failed is None:
+                raise
+            failed(each, error)
+            return None
+
+    for each, found in in_order(segment, given, in_flight, ended):
+        if found is not None:
+            yield each, found
 
 
 def mask_row(found: SegmentedImage, card: ModelCard) -> dict[str, Any]:
