@@ -125,18 +125,14 @@ def _finish(named: _NamedImage, found: SegmentedImage, model: SegmentationModel,
 def _line(name: str, particles: pd.DataFrame, found: SegmentedImage) -> str:
     """Tell the number of particles, the mean diameter of the whole ones, and the verdict on the image."""
     unit = "px" if found.pixel_size_nm is None else "nm"
-    whole = particles.loc[~particles["touches_edge"].astype(bool), f"equivalent_diameter_{unit}"].astype(
-        float
-    )
-    spread = f" ± {whole.std():.3g}" if len(whole) > 1 else ""
-    size = (
-        f"mean diameter {whole.mean():.4g}{spread} {unit} (n = {len(whole)})" if len(whole) else "none whole"
-    )
-    quality = found.quality
+    whole = particles[~particles["touches_edge"].astype(bool)]
+    diameters = whole[f"equivalent_diameter_{unit}"].astype(float)
+    spread = f" ± {diameters.std():.3g}" if len(whole) > 1 else ""
+    size = f"mean diameter {diameters.mean():.4g}{spread} {unit} (n = {len(whole)})"
+    size = size if len(whole) else "none whole"
+    quality, number = found.quality, counted(len(particles), "particle")
     reason = f" ({quality.image_quality_reason})" if quality.image_quality_reason else ""
-    return (
-        f"{printable(name)}: {counted(len(particles), 'particle')}, {size}, {quality.image_quality}{reason}"
-    )
+    return f"{printable(name)}: {number}, {size}, {quality.image_quality}{reason}"
 
 
 def _reason(error: Exception) -> str:

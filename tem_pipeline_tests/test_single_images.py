@@ -158,9 +158,8 @@ def test_each_image_has_a_line_and_the_end_has_totals_and_paths(tmp_path: Path):
     lay_model(tmp_path / "model", "threshold")
     lines: list[str] = []
     out = tmp_path / "out"
-    segment_files(
-        [*files, tmp_path / "gone.tif"], out, load_model(tmp_path / "model"), Settings(), tell=lines.append
-    )
+    files.append(tmp_path / "gone.tif")
+    segment_files(files, out, load_model(tmp_path / "model"), Settings(), tell=lines.append)
     particles = pd.read_parquet(out / "particle_table.parquet")
     for line, name in zip(lines, "ab", strict=False):
         of_image = particles[particles["image_id"] == name]
