@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from tem_pipeline.settings import PROJECT_ROOT
+from tem_pipeline.settings import PROJECT_ROOT, Settings
 
 PACKAGES = (
     *("dagster", "duckdb", "h5py", "mrcfile", "numpy", "openvino", "pandas", "pyarrow", "rosettasciio"),
@@ -201,7 +201,7 @@ def machine() -> dict[str, str]:
     """Describe this machine, because numbers from different machines aren't comparable."""
     return {
         "processor": _processor(),
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(Settings().threads),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "system": platform.platform(),
         "python": platform.python_version(),

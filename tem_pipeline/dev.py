@@ -23,7 +23,8 @@ import psutil
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.installation import Installation, prepare_dagster_home
-from tem_pipeline.settings import PROJECT_ROOT, redacted
+from tem_pipeline.settings import PROJECT_ROOT
+from tem_pipeline.text import redacted
 from tem_pipeline.tracking.store import EXPERIMENT
 
 HOST = "127.0.0.1"
@@ -164,19 +165,17 @@ def _running(services: Sequence[Service]) -> Iterator[list[subprocess.Popen]]:
 
 
 def _end(processes: Sequence[subprocess.Popen]) -> None:
-    """Ask the services to end, and kill after `GRACE_S` whatever they have started and is still there."""
-    family: set[psutil.Process] = set()
+    """Ask the services to end. After `GRACE_S` kill whatever is left of them and of what they started."""
+    family = {member for process in processes for member in _started_by(process.pid)}
     for process in processes:
-        family |= _family(process.pid)
         with suppress(ProcessLookupError):
             process.terminate()
     end = time.monotonic() + GRACE_S
     while time.monotonic() < end and any(process.poll() is None for process in processes):
         time.sleep(0.1)
-        for process in processes:
-            family |= _family(process.pid)
     for process in processes:
-        family |= _family(process.pid)
+        family |= _started_by(process.pid)
+    family |= _members_of_sessions({process.pid for process in processes})
     for member in family:
         with suppress(psutil.Error):
             member.kill()
@@ -185,18 +184,21 @@ def _end(processes: Sequence[subprocess.Popen]) -> None:
         process.wait()
 
 
-def _family(pid: int) -> set[psutil.Process]:
-    """Give a process, what it has started, and what is left of its session after it has ended."""
-    family: set[psutil.Process] = set()
+def _started_by(pid: int) -> set[psutil.Process]:
     with suppress(psutil.Error):
         leader = psutil.Process(pid)
-        family |= {leader, *leader.children(recursive=True)}
-    if hasattr(os, "getsid"):
-        for process in psutil.process_iter():
-            with suppress(psutil.Error, OSError):
-                if os.getsid(process.pid) == pid:
-                    family.add(process)
-    return family
+        return {leader, *leader.children(recursive=True)}
+    return set()
+
+
+def _members_of_sessions(leaders: set[int]) -> set[psutil.Process]:
+    """Find what is left of process sessions, also where the parent has ended. Windows has no sessions."""
+    members: set[psutil.Process] = set()
+    for pid in psutil.pids() if hasattr(os, "getsid") else ():
+        with suppress(psutil.Error, OSError):
+            if os.getsid(pid) in leaders:
+                members.add(psutil.Process(pid))
+    return members
 
 
 def _wait_for_answers(

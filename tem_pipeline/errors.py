@@ -1,11 +1,14 @@
 """The error that all packages raise if a person can mend the cause."""
 
+from tem_pipeline.text import redacted
+
 
 class UserError(Exception):
     """Something outside the program is wrong.
 
-    The message is one line. It names the file or the setting, the fault and what to do.
+    The message is one line. It names the file or the setting, the fault and what to do. Passwords in
+    addresses are replaced, because messages reach logs, tables and the webhook.
     """
 
     def __init__(self, message: object) -> None:
-        super().__init__(" ".join(str(message).split()))
+        super().__init__(redacted(" ".join(str(message).split())))

@@ -11,8 +11,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from upath import UPath
 
 from tem_pipeline.errors import UserError
+from tem_pipeline.text import redacted
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
+_ROOTS = ("data_root", "models_root", "pretrained_model")
+
+
+def _usable_cores() -> int:
+    # Only Linux tells which cores this process may use.
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class Settings(BaseSettings):
@@ -43,7 +51,7 @@ class Settings(BaseSettings):
         description="folder of Dagster's records; the daemon reads it from the environment only",
     )
     threads: int = Field(
-        default_factory=lambda: len(os.sched_getaffinity(0)),
+        default_factory=_usable_cores,
         ge=1,
         description="number of threads for training and inference",
     )
@@ -139,13 +147,31 @@ def load_settings() -> Settings:
         When a setting is wrong; the message names it.
     """
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise UserError(f"setting {_variable(name)}: {first['msg']}") from error
     except Exception as error:  # pydantic-settings' own errors, such as a list that is not JSON
         raise UserError(f"settings can't be read: {error}") from error
+    _check_folders(settings)
+    return settings
+
+
+def _check_folders(settings: Settings) -> None:
+    for name in _ROOTS:
+        root = getattr(settings, name)
+        if "://" in root and not root.startswith("file://"):
+            raise UserError(
+                f"{_variable(name)}={root}: a root must be a folder of this machine; "
+                "mount the store and name the mounted folder"
+            )
+    home = settings.dagster_home
+    if "dagster_home" in settings.model_fields_set and home and not Path(home).is_absolute():
+        raise UserError(
+            f"DAGSTER_HOME={home}: must be an absolute path, because Dagster accepts no other; "
+            f"use {Path(home).expanduser().absolute()}"
+        )
 
 
 def _variable(name: str) -> str:
@@ -168,7 +194,7 @@ def settings_table(settings: Settings) -> list[dict[str, str]]:
         rows.append(
             {
                 "setting": variable,
-                "value": str(getattr(settings, name)),
+                "value": _shown(name, getattr(settings, name)),
                 "origin": origin,
                 "meaning": field.description or "",
             }
@@ -176,14 +202,17 @@ def settings_table(settings: Settings) -> list[dict[str, str]]:
     return rows
 
 
-def redacted(text: str) -> str:
-    """Replace the user name and password of every address in a text."""
-    return re.sub(r"(?<=://)[^/?#\s]*@", "***@", text)
+def _shown(name: str, value: object) -> str:
+    if name == "webhook_url" and value:
+        # The path of such an address is a password.
+        return re.sub(r"(?<=[^:/])/.+", "/***", redacted(str(value)))
+    return redacted(str(value))
 
 
 def resolve_root(root: str) -> UPath:
     """Make a root absolute: a relative path is below the project, a URL is kept."""
     path = UPath(root)
     if path.protocol in ("", "file"):
-        return UPath(PROJECT_ROOT / Path(root).expanduser())
+        local = path.path if root.startswith("file://") else root
+        return UPath(PROJECT_ROOT / Path(local).expanduser())
     return path

@@ -1,5 +1,7 @@
 """Text from outside, such as names of files: made fit for messages and for tables."""
 
+import re
+
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -52,3 +54,14 @@ def counted(number: int, noun: str, plural: str = "") -> str:
         By default the noun with an s.
     """
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def redacted(text: str) -> str:
+    """Replace the user name and the password of every address in a text by ``***``."""
+    # Up to the last @ before the next slash or blank: a password may hold an @.
+    return re.sub(r"(?<=://)[^/\s]*@", "***@", text)
+
+
+def without_credentials(address: str) -> str:
+    """Remove the user name and the password from an address."""
+    return redacted(address).replace("://***@", "://")

@@ -1,4 +1,5 @@
 import os
+import traceback
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ from tem_pipeline.installation import installation_of
 from tem_pipeline.orchestration.resources import platform_of
 from tem_pipeline.settings import PROJECT_ROOT, Settings, load_settings, resolve_root, settings_table
 from tem_pipeline.storage import layout_of, read_table, write_table
+from tem_pipeline.tracking.champion import champion_version
 
 
 def test_relative_roots_are_below_the_project_from_any_folder(monkeypatch, tmp_path: Path):
@@ -89,3 +91,59 @@ def test_a_wrong_setting_is_one_line_that_names_it(monkeypatch):
     monkeypatch.setenv("TEM_TILE_PX", "100")
     with pytest.raises(UserError, match=r"TEM_TILE_PX.*16"):
         load_settings()
+
+
+@pytest.mark.parametrize("name", ["TEM_DATA_ROOT", "TEM_MODELS_ROOT", "TEM_PRETRAINED_MODEL"])
+@pytest.mark.parametrize("root", ["memory://lab", "s3://bucket/data", "foo://x", "simplecache::s3://b"])
+def test_a_root_that_is_no_folder_is_refused_at_once(monkeypatch, name: str, root: str):
+    monkeypatch.setenv(name, root)
+    with pytest.raises(UserError, match=f"{name}={root}: .*mount the store"):
+        load_settings()
+
+
+def test_a_root_given_as_a_file_address_is_that_folder(tmp_path: Path):
+    assert Path(str(resolve_root(tmp_path.as_uri()))) == tmp_path
+
+
+@pytest.mark.parametrize("home", [".dagster", "~/dagster", "a/../b"])
+def test_a_dagster_home_that_dagster_refuses_is_refused_at_once(monkeypatch, home: str):
+    monkeypatch.setenv("DAGSTER_HOME", home)
+    with pytest.raises(UserError, match=f"DAGSTER_HOME={home}: must be an absolute path.*use /"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", ["50%", "a%20b", "what?"])
+def test_a_models_root_that_mlflow_cannot_use_is_refused_at_once(monkeypatch, tmp_path: Path, name: str):
+    monkeypatch.setenv("TEM_MODELS_ROOT", str(tmp_path / name))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match=r"TEM_MODELS_ROOT=.*name another folder"):
+        installation_of(load_settings())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
+    installation_of(load_settings())
+
+
+def test_no_password_is_shown_in_settings_errors_and_resources(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:se@cret@mlflow.example:5000/x")
+    monkeypatch.setenv("TEM_WEBHOOK_URL", "https://hooks.example/services/T0/secret")
+    settings = load_settings()
+    rows = {row["setting"]: row["value"] for row in settings_table(settings)}
+    assert rows["MLFLOW_TRACKING_URI"] == "https://***@mlflow.example:5000/x"
+    assert rows["TEM_WEBHOOK_URL"] == "https://hooks.example/***"
+    installation = installation_of(settings)
+    assert "cret" not in str(UserError(f"MLflow store {installation.store.uri}: no answer"))
+    assert "cret" not in repr(installation.store)
+    platform = platform_of(installation)
+    assert "cret" not in repr(platform.model_dump())
+    assert platform.store == installation.store
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://ada:secret@127.0.0.1:9", "postgresql://ada:secret@127.0.0.1:9/mlflow"]
+)
+def test_no_password_is_in_the_error_of_a_store_that_is_away(tmp_path: Path, uri: str):
+    settings = Settings(models_root=str(tmp_path), mlflow_tracking_uri=uri)
+    with pytest.raises(UserError) as failed:
+        champion_version(installation_of(settings).store)
+    shown = "".join(traceback.format_exception(failed.value))
+    assert "secret" not in shown, shown
+    assert "***@127.0.0.1:9" in str(failed.value)

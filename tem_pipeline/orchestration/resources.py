@@ -13,6 +13,7 @@ from tem_pipeline.errors import UserError
 from tem_pipeline.installation import Installation, installation_of
 from tem_pipeline.settings import Settings, load_settings
 from tem_pipeline.storage import Layout, session_lock
+from tem_pipeline.text import redacted
 from tem_pipeline.tracking.store import ModelStore
 
 PARTITION_TAG = "dagster/partition"
@@ -57,11 +58,13 @@ def platform_of(installation: Installation) -> Platform:
     Its folders and its model store are fixed. Other settings are read from the environment when needed.
     """
     layout = installation.layout
+    uri = installation.settings.mlflow_tracking_uri or ""
     return Platform(
         data_root=str(layout.data_root),
         models_root=str(layout.models_root),
         pretrained_model=str(layout.pretrained),
-        mlflow_tracking_uri=installation.settings.mlflow_tracking_uri or "",
+        # Dagster shows this configuration, so an address with a password is read from the environment.
+        mlflow_tracking_uri=uri if redacted(uri) == uri else None,
     )
 
 

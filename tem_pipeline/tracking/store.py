@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,19 @@ from filelock import FileLock
 from tem_pipeline.errors import UserError
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import Layout
+from tem_pipeline.text import redacted, without_credentials
 
 EXPERIMENT = "tem_segmentation"
 REGISTERED_MODEL = "tem_segmentation"
 MODEL_FOLDER_ARTIFACT = "inference"
+_DATABASE_DRIVERS = ("psycopg", "psycopg2", "MySQLdb", "pymysql", "pyodbc")
 
 
 @dataclass(frozen=True)
 class ModelStore:
     """Address of an MLflow store, and the folder of its artifacts where the store is embedded."""
 
-    uri: str
+    uri: str = field(repr=False)
     artifacts: str | None
 
     @property
@@ -39,10 +41,21 @@ class ModelStore:
 
 
 def store_of(settings: Settings, layout: Layout) -> ModelStore:
-    """Give the store that the settings name, without opening it."""
+    """Give the store that the settings name, without opening it.
+
+    Raises
+    ------
+    UserError
+        When MLflow can't keep its embedded store in the models root.
+    """
     if settings.mlflow_tracking_uri:
         return ModelStore(settings.mlflow_tracking_uri, None)
     folder = Path(str(layout.mlflow))
+    if "%" in str(folder) or "?" in str(folder):
+        raise UserError(
+            f"TEM_MODELS_ROOT={layout.models_root}: MLflow can't keep its store in a folder with "
+            "% or ? in its name; name another folder"
+        )
     return ModelStore(f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri())
 
 
@@ -70,11 +83,18 @@ def open_store(store: ModelStore) -> Iterator[Any]:
         if store.database:
             _create_embedded(client, store, store.database.parent)
         yield client
+    except ModuleNotFoundError as error:
+        if error.name not in _DATABASE_DRIVERS:
+            raise
+        raise UserError(
+            f"MLflow store {store.uri}: its database driver {error.name} is not installed; "
+            "install it, or name another driver, such as postgresql+psycopg2://"
+        ) from None
     except MlflowException as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"MLflow store {store.uri}: {reason}; check that it is running and reachable"
-        ) from error
+        raise UserError(f"MLflow store {store.uri}: {reason}; check that it is running and reachable") from (
+            error if redacted(store.uri) == store.uri else None
+        )
 
 
 @contextmanager
@@ -123,7 +143,7 @@ def _require_answer(store: ModelStore) -> None:
             with closing(sqlite3.connect(f"{store.database.as_uri()}?mode=rw", uri=True)) as connection:
                 connection.execute("SELECT count(*) FROM sqlite_master")
         elif store.uri.startswith("http"):
-            urllib.request.urlopen(f"{store.uri.rstrip('/')}/health", timeout=5).close()
+            urllib.request.urlopen(f"{without_credentials(store.uri).rstrip('/')}/health", timeout=5).close()
     except urllib.error.HTTPError:
         return
     except (OSError, http.client.HTTPException, sqlite3.Error) as error:

@@ -16,6 +16,7 @@ from tem_pipeline.orchestration.session_life.requests import FINGERPRINT_TAG, fa
 from tem_pipeline.orchestration.session_life.session_tables import FAILURE_TABLE, read_failure
 from tem_pipeline.storage import SESSION_KEY, Layout, write_table
 from tem_pipeline.tables import FAILURE_SCHEMA
+from tem_pipeline.text import redacted
 
 LONGEST_REASON = 500
 _WILL_RETRY_TAG = "dagster/will_retry"
@@ -44,7 +45,7 @@ def failure_reason(events: Sequence[dg.DagsterEvent]) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:LONGEST_REASON]
+    return redacted(" ".join(text.split()))[:LONGEST_REASON]
 
 
 def record_failure(layout: Layout, run: dg.DagsterRun, attempts: int, reason: str) -> None:
@@ -76,7 +77,7 @@ def notify(url: str, session: str, reason: str) -> str | None:
         with urllib.request.urlopen(request, timeout=5):
             return None
     except (OSError, ValueError) as error:
-        return f"the webhook did not accept the message: {error}"
+        return redacted(f"the webhook did not accept the message: {error}")
 
 
 @dg.run_failure_sensor(
