@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps
 
-.PHONY: help demo dev test test-slow pretrained bench study lint format docs lock clean
+.PHONY: help demo dev test test-slow pretrained bench study fuzz lint format docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -47,6 +47,9 @@ bench: $(VENV)/dev.stamp ## measure, and write docs/benchmarks/ (BENCH=NAME: onl
 
 study: $(VENV)/dev.stamp ## compare losses, networks and protocols, measure the pretrained model (STUDY=PART: only this part)
 	@$(BIN)/python -m studies $(STUDY)
+
+fuzz: $(VENV)/dev.stamp ## read damaged and hostile files for ten minutes (SECONDS=…), and write .fuzzing/report.md
+	@$(BIN)/python -m fuzzing $(or $(SECONDS),600)
 
 lint: $(VENV)/dev.stamp ## ruff and pyright
 	@$(BIN)/ruff check .

@@ -12,12 +12,17 @@ from tem_pipeline.text import printable
 def file_digest(path: Path) -> tuple[int, str]:
     """Give the size in bytes and the SHA-256 of a file's content.
 
+    If it `is_mostly_holes`, only the size is hashed: its content would take hours, and it is refused.
+
     Raises
     ------
     UserError
         If the file cannot be read.
     """
     try:
+        if is_mostly_holes(path):
+            size = path.stat().st_size
+            return size, hashlib.sha256(f"mostly holes of {size} bytes".encode()).hexdigest()
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
             return file.tell(), content
@@ -26,11 +31,22 @@ def file_digest(path: Path) -> tuple[int, str]:
 
 
 def file_sha256(path: Path) -> str | None:
-    """Give the SHA-256 of a file's content, or None if the file cannot be read."""
+    """Give the SHA-256 of a file's content, or None if the file cannot be read or `is_mostly_holes`."""
     try:
-        return file_digest(path)[1]
-    except UserError:
+        return None if is_mostly_holes(path) else file_digest(path)[1]
+    except (OSError, UserError):
         return None
+
+
+def is_mostly_holes(path: Path) -> bool:
+    """Tell whether hardly anything of a large file is on the disk, as when copying it was interrupted.
+
+    Some file systems store zeros as holes, so a thousandth is asked for, no more.
+    Others don't know what they store: they say 0, which tells nothing.
+    """
+    status = path.stat()
+    stored_bytes = 512 * getattr(status, "st_blocks", 0)
+    return status.st_size > 2**30 and 0 < stored_bytes < status.st_size / 1000
 
 
 def pixel_sha256(image: np.ndarray) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tem_pipeline.errors import UserError
+from tem_pipeline.micrographs.hashes import is_mostly_holes
 from tem_pipeline.micrographs.judging import Micrograph, judge_signals
 from tem_pipeline.micrographs.readers.digital_micrograph import read_digital_micrograph
 from tem_pipeline.micrographs.readers.emd import read_emd
@@ -140,6 +141,9 @@ def _read_signals(path: Path) -> list[Signal]:
         raise Refused("there is no such file" if not path.exists() else "it is not a file")
     if path.stat().st_size == 0:
         raise Refused("the file is empty (0 bytes): copy it again")
+    if is_mostly_holes(path):
+        size_gb = path.stat().st_size / 1e9
+        raise Refused(f"it is {size_gb:.3g} GB long, but hardly any of that is on the disk: copy it again")
     return _READERS[suffix](path)
 
 

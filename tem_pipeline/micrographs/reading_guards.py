@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,10 @@ def only_files_of_a_request() -> Callable[[Path], AbstractContextManager[None]]:
         context nothing is checked. HDF5 opens files without Python: see `readers.hdf5`.
     """
     # Libraries are loaded when they are needed, and read their settings then.
-    folders = {*sys.path, *sysconfig.get_paths().values(), sys.prefix, sys.base_prefix, "~/.config"}
-    installed = tuple(
-        os.path.join(os.path.realpath(os.path.expanduser(folder)), "")
-        for folder in (*folders, "/etc", "/usr", "/proc", "/sys", "/System", "/Library")
-        if folder
-    )
+    places = {*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix, "~/.config"}
+    installed = _folders({*places, "/etc", "/usr", "/proc", "/sys", "/System", "/Library"})
+    # Modules may also be in a folder that holds data, such as the working directory.
+    modules = _folders(sys.path)
     request: list[Path] = []
 
     def check(event: str, arguments: tuple[Any, ...]) -> None:
@@ -41,7 +39,9 @@ def only_files_of_a_request() -> Callable[[Path], AbstractContextManager[None]]:
             return
         name = os.fsdecode(arguments[0])
         place = os.path.realpath(name)
-        if not (place.startswith(installed) or place == os.devnull or _belongs(Path(place), request[0])):
+        is_module = place.startswith(modules) and place.endswith((".py", ".pyc", ".so", ".dylib"))
+        is_program = is_module or place.startswith(installed) or place == os.devnull
+        if not is_program and not _belongs(Path(place), request[0]):
             other = os.path.basename(name)[:80]
             raise Refused(f"it names another file, {other!r}, which is not opened: export it as one file")
 
@@ -55,6 +55,11 @@ def only_files_of_a_request() -> Callable[[Path], AbstractContextManager[None]]:
 
     sys.addaudithook(check)
     return allow
+
+
+def _folders(places: Iterable[str]) -> tuple[str, ...]:
+    """Give the real paths of folders, so that a path starts with one of them if it is in it."""
+    return tuple(os.path.join(os.path.realpath(os.path.expanduser(place)), "") for place in places if place)
 
 
 def _belongs(place: Path, path: Path) -> bool:

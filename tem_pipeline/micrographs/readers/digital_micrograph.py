@@ -7,10 +7,14 @@ and fails for the whole file if one image is bad.
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tem_pipeline.micrographs.readers.signals import Signal, read_parts
+from tem_pipeline.micrographs.readers.signals import Refused, Signal, read_parts
 
 _MAX_FIELDS = 10_000
 """Most fields of a structure that are read; real files have fewer than 20."""
+
+
+_MAX_TAGS = 100_000
+"""Tags and groups of a file; real files have some thousands."""
 
 
 def read_digital_micrograph(path: Path) -> list[Signal]:
@@ -52,6 +56,14 @@ def _bounded_reader(file: BinaryIO, file_bytes: int) -> Any:
     from rsciio.digitalmicrograph._api import DigitalMicrographReader
 
     class BoundedReader(DigitalMicrographReader):
+        tags = 0
+
+        def parse_tag_header(self) -> dict[str, Any]:
+            self.tags += 1
+            if self.tags > _MAX_TAGS:
+                raise Refused(f"it has more than {_MAX_TAGS} tags: it is damaged, copy or export it again")
+            return super().parse_tag_header()
+
         def read_string(self, length: int, skip: bool = False) -> Any:
             if skip:
                 return super().read_string(length, skip)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tem_pipeline.micrographs.readers.claims import check_jpeg_scans
 from tem_pipeline.micrographs.readers.signals import Signal, check_claimed_size
 
 
@@ -21,6 +22,7 @@ def read_picture(path: Path) -> list[Signal]:
     """
     from PIL import Image
 
+    check_jpeg_scans(path)
     with Image.open(path, formats=("PNG", "JPEG")) as picture:
         channels = len(picture.getbands())
         check_claimed_size(path, picture.width * picture.height * channels)

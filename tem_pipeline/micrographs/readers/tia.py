@@ -6,6 +6,7 @@ objects here, and read with its private reader for one .ser and one object.
 """
 
 import contextlib
+import os
 import re
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import numpy as np
 
 from tem_pipeline.micrographs.calibration import unit_kind
 from tem_pipeline.micrographs.readers.signals import Refused, Signal, read_parts
+
+_MAX_OBJECTS = 100
+"""Descriptions in an .emi; TIA writes one for each .ser, up to nine."""
 
 _ABSURD_METRES = 1e9
 """If a pixel seems to be this large, its unit is a reciprocal length that was read as metres."""
@@ -45,6 +49,9 @@ def read_tia(path: Path) -> list[Signal]:
     from rsciio.tia._api import get_xml_info_from_emi
 
     emi, sers = _files_of_acquisition(path)
+    # RosettaSciIO copies the rest of the file for each mark.
+    if emi and emi.read_bytes().count(b"<ObjectInfo>") > _MAX_OBJECTS:
+        raise Refused(f"{emi.name} has more than {_MAX_OBJECTS} descriptions: it is damaged, copy it again")
     objects = get_xml_info_from_emi(str(emi)) if emi else []
     if emi and not objects:
         raise Refused(
@@ -59,12 +66,23 @@ def _files_of_acquisition(path: Path) -> tuple[Path | None, list[Path]]:
     if path.suffix.lower() == ".ser":
         base = series_base(path)
         beside = [path.with_name(f"{base}{suffix}") for suffix in (".emi", ".EMI")] if base else []
-        return next((emi for emi in beside if emi.is_file()), None), [path]
+        emi = next((emi for emi in beside if os.path.lexists(emi)), None)
+        if emi:
+            _check_beside(emi, path)
+        return emi, [path]
     pattern = re.compile(re.escape(path.stem) + r"_[1-9]\.ser", re.IGNORECASE)
     sers = sorted(file for file in path.parent.iterdir() if pattern.fullmatch(file.name))
     if not sers:
         raise Refused(f"its pixels are in {path.stem}_1.ser, which is not here: copy that beside it")
+    for ser in sers:
+        _check_beside(ser, path)
     return path, sers
+
+
+def _check_beside(other: Path, path: Path) -> None:
+    """Refuse the other file of an acquisition if it is a pipe, a device or a link to somewhere else."""
+    if not other.is_file() or other.resolve().parent != path.parent.resolve():
+        raise Refused(f"{other.name}, which belongs to it, is no plain file of this folder: copy it here")
 
 
 def _read_ser(path: Path, objects: list[str]) -> list[Signal]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tem_pipeline.micrographs.readers.claims import check_ome_planes, check_tiff_directories
 from tem_pipeline.micrographs.readers.signals import Refused, Signal, check_claimed_size, read_parts
 from tem_pipeline.micrographs.readers.tiff_metadata import describe_picture
 
@@ -35,7 +36,11 @@ def read_tiff(path: Path) -> list[Signal]:
     """
     from tifffile import TiffFile
 
-    with _logged_errors("tifffile") as logged, TiffFile(path) as tiff:
+    check_tiff_directories(path)
+    # A description or an index must not name other files: of a set of files, each gives its own pages.
+    own_pages: dict[str, Any] = {"_multifile": False, "is_ndtiff": False, "is_mmstack": False}
+    with _logged_errors("tifffile") as logged, TiffFile(path, **own_pages) as tiff:
+        check_ome_planes(tiff.ome_metadata or "")
         check_claimed_size(path, sum(max(0, int(series.nbytes)) for series in tiff.series))
         signals = read_parts(tiff.series, lambda series: [_read_series(tiff, series, path)])
     # tifffile only logs this and goes on with the remaining pages.
