@@ -74,8 +74,8 @@ def ome_tiff_that_names_a_file_elsewhere(folder: Path) -> Path:
 def _ome(path: Path, size_t: str, data: str) -> Path:
     description = (
         '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
-        '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="64" SizeY="48" '
-        f'SizeZ="1" SizeC="1" {size_t}>{data}</Pixels></Image></OME>'
+        '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="64" '
+        f'SizeY="48" SizeZ="1" SizeC="1" {size_t}>{data}</Pixels></Image></OME>'
     )
     tifffile.imwrite(path, PIXELS, description=description, metadata=None)
     return path
