@@ -43,8 +43,19 @@ LAYERS = (
     },
 )
 SCIENCE = ("micrographs", "simulation", "annotation", "segmentation", "training", "particles", "reports")
-# Loading one of these takes seconds and ties the code to it: only the package named here imports it.
-OWNERS = {"dagster": "orchestration", "mlflow": "tracking", "keras": "training", "tensorflow": "training"}
+# Loading one of these takes seconds and ties the code to it: only the packages named here import it.
+# A library's other packages, such as `dagster_graphql` and `dagster_webserver`, count as the library.
+OWNERS = {
+    "dagster": {"orchestration"},
+    "keras": {"training"},
+    "mlflow": {"tracking"},
+    "openvino": {"segmentation", "training"},
+    "tensorflow": {"training"},
+}
+# Programs and tests beside the package. They use it, and are not installed with it.
+BESIDE = {"benchmarks", "docs", "fuzzing", "studies", "tem_pipeline_tests"}
+_IMPORT_FUNCTIONS = ("import_module", "__import__")
+_COMPUTED = "a module by a computed or relative name"
 
 
 def package_of(module: str) -> str:
@@ -55,8 +66,8 @@ def package_of(module: str) -> str:
 def read_imports(root: Path) -> dict[str, set[str]]:
     """Read what every module below a root package imports.
 
-    Imports inside functions and under ``TYPE_CHECKING`` count like any other, and so does
-    ``import_module("…")`` with the name written out.
+    Imports inside functions and under ``TYPE_CHECKING`` count like any other. So do ``import_module("…")``
+    with the full name written out, and attributes that are modules, such as ``tem_pipeline.tracking.store``.
 
     Parameters
     ----------
@@ -67,7 +78,8 @@ def read_imports(root: Path) -> dict[str, set[str]]:
     -------
     dict of str to set of str
         For each module the full names of what it imports: modules of the project as they are named
-        there, everything else as it is written.
+        there, everything else as it is written. Any other use of ``import_module`` is one entry that names
+        no module.
     """
     files = {_module_name(root, path): path for path in sorted(root.rglob("*.py"))}
     imports = {}
@@ -75,7 +87,9 @@ def read_imports(root: Path) -> dict[str, set[str]]:
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
         names = {name for node in ast.walk(tree) for name in _imported(node, package)}
-        imports[module] = {_module_in(name, files) for name in names} - {module}
+        names |= _imported_by_name(tree)
+        found = {_module_in(name, files) for name in names} | _modules_as_attributes(tree, package, files)
+        imports[module] = found - {module}
     return imports
 
 
@@ -111,10 +125,14 @@ def import_faults(root: Path) -> list[str]:
 def _fault(module: str, name: str, root_name: str, imports: dict[str, set[str]]) -> str | None:
     """Say what is wrong with one import, if anything is."""
     library = name.split(".")[0]
+    if name == _COMPUTED:
+        return f"{module} imports {name}: write import_module('full.name')"
+    if library in BESIDE:
+        return f"{module} imports {name}, which is not part of {root_name}"
     if library != root_name:
-        owner = OWNERS.get(library)
-        wrong = owner is not None and package_of(module) != owner
-        return f"{module} imports {name}, which only {owner} may" if wrong else None
+        owners = OWNERS.get(library.split("_")[0])
+        wrong = owners is not None and package_of(module) not in owners
+        return f"{module} imports {name}, which only {' and '.join(sorted(owners))} may" if wrong else None
     if name not in imports:
         return f"{module} imports {name}, which does not exist"
     rank = {name: position for position, layer in enumerate(LAYERS) for name in layer}
@@ -132,18 +150,73 @@ def _module_name(root: Path, path: Path) -> str:
 
 
 def _imported(node: ast.AST, package: str) -> Iterator[str]:
-    """Yield the full names that one statement or call imports."""
+    """Yield the full names that one statement imports."""
     match node:
         case ast.Import(names=names):
             yield from (alias.name for alias in names)
-        case ast.ImportFrom(module=source, names=names, level=level):
-            parts = package.split(".")
-            parents = parts[: len(parts) - level + 1] if level else []
-            base = ".".join([*parents, *([source] if source else [])])
+        case ast.ImportFrom(names=names):
+            base = _source(node, package)
             yield from (base if alias.name == "*" else f"{base}.{alias.name}" for alias in names)
-        case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called)):
-            written = [value.value for value in node.args[:1] if isinstance(value, ast.Constant)]
-            yield from (str(name) for name in written if called in ("import_module", "__import__"))
+
+
+def _source(node: ast.ImportFrom, package: str) -> str:
+    """Name in full what a ``from … import`` imports from."""
+    parts = package.split(".")
+    parents = parts[: len(parts) - node.level + 1] if node.level else []
+    return ".".join([*parents, *([node.module] if node.module else [])])
+
+
+def _imported_by_name(tree: ast.AST) -> set[str]:
+    """Find what ``import_module`` and ``__import__`` import.
+
+    Only a call with the full name as a plain string can be followed. Another name for the function,
+    or the function as a value, counts as a computed name.
+    """
+    names: set[str] = set()
+    followed: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=called, args=[ast.Constant(value=str(name)), *_]):
+                if _is_import_function(called) and not name.startswith("."):
+                    followed.add(called)
+                    names.add(name)
+            case ast.ImportFrom(module="importlib", names=aliases):
+                if any(a.name == "*" or (a.name in _IMPORT_FUNCTIONS and a.asname) for a in aliases):
+                    names.add(_COMPUTED)
+    uses = {node for node in ast.walk(tree) if _is_import_function(node)}
+    return names | ({_COMPUTED} if uses - followed else set())
+
+
+def _is_import_function(node: ast.AST) -> bool:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name in _IMPORT_FUNCTIONS
+    return False
+
+
+def _modules_as_attributes(tree: ast.AST, package: str, modules: dict[str, Path]) -> set[str]:
+    """Find modules of the project that are used as attributes of an imported package."""
+    packages: dict[str, str] = {}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=aliases):
+                for alias in aliases:
+                    top = alias.name.split(".")[0]
+                    packages |= {alias.asname: alias.name} if alias.asname else {top: top}
+            case ast.ImportFrom(names=aliases):
+                base = _source(node, package)
+                packages |= {alias.asname or alias.name: f"{base}.{alias.name}" for alias in aliases}
+    names = {_dotted_name(node, packages) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return names & modules.keys()
+
+
+def _dotted_name(node: ast.AST, packages: dict[str, str]) -> str:
+    match node:
+        case ast.Name(id=name):
+            return packages.get(name, "")
+        case ast.Attribute(value=value, attr=name):
+            return f"{_dotted_name(value, packages)}.{name}"
+    return ""
 
 
 def _module_in(name: str, modules: dict[str, Path]) -> str:
