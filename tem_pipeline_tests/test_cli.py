@@ -250,3 +250,32 @@ def test_every_command_can_work_on_what_the_demo_made(run, tmp_path: Path):
     assert rows["TEM_DATA_ROOT"]["value"] == str(tmp_path / "data/demo")
     assert rows["TEM_DATA_ROOT"]["origin"] == "--demo"
     assert rows["TEM_TILE_PX"]["origin"] == "default"
+
+
+def test_info_of_a_folder_lists_its_images_and_no_notes(run, tmp_path: Path):
+    session = tmp_path / "a session"
+    session.mkdir()
+    (session / "session.yaml").write_text("pixel_size_nm: 0.25")
+    (session / "notes.txt").write_text("cloudy")
+    (session / "broken.dm3").write_text("no micrograph")
+    tifffile.imwrite(session / "image.tif", np.arange(64, dtype=np.uint16).reshape(8, 8))
+    done = run("info", session)
+    assert done.returncode == 0, done.stderr
+    assert "image.tif: 8 × 8 px, 0.25 × 0.25 nm per pixel (session)" in done.stdout
+    assert "broken.dm3: refused" in done.stdout
+    given = run("info", "--json", *sorted(session.iterdir()))
+    files = [Path(entry["file"]).name for entry in json.loads(given.stdout)["files"]]
+    assert files == ["broken.dm3", "image.tif"]
+    (tmp_path / "empty").mkdir()
+    assert run("info", tmp_path / "empty").returncode == 1
+    assert "refused" in run("info", session / "notes.txt").stdout
+
+
+def test_a_wide_table_is_cut_for_a_terminal_and_columns_can_be_chosen(run):
+    sql = "SELECT * FROM particle_table"
+    assert "no rows; columns: session, sample_id, image_id, label, " in run("query", sql).stdout
+    assert len(run("query", sql, "--format", "csv").stdout.split(",")) > 50
+    assert run("query", sql, "--columns", "label,mode", "--format", "csv").stdout.strip() == "label,mode"
+    wrong = run("query", sql, "--columns", "lable")
+    assert wrong.returncode == 1
+    assert "did you mean label" in wrong.stderr

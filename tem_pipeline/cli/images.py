@@ -1,13 +1,15 @@
 """Commands on image files: simulate them, describe them, segment them outside any session."""
 
 import json
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from tem_pipeline.cli.failures import fail
 from tem_pipeline.cli.options import AsJson, Demo, Flips, ModelReference, chosen_installation, model_folder
+from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.modes import Mode
 
 
@@ -97,13 +99,16 @@ def segment(
 
 
 def info(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Microscope files.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE_OR_DIR...", help="Microscope files, and folders of them.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Describe files: shape, pixel size in nm and its source, or why a file is not a micrograph."""
     from tem_pipeline.micrographs.ingestion import describe_file
 
-    described = [describe_file(file) for file in files]
+    listed, sizes_nm, faults = _files_to_describe(files)
+    described = [describe_file(file, size_nm) for file, size_nm in zip(listed, sizes_nm, strict=True)]
     if as_json:
         print(json.dumps({"files": described}))
     else:
@@ -119,8 +124,39 @@ def info(
                 )
             if entry["refused"]:
                 print(f"{entry['file']}: refused: {entry['refused']}")
-    missing = [file for file in files if not file.is_file()]
-    for file in missing:
-        fail(f"{file}: no such file")
-    if missing:
+    for fault in faults:
+        fail(fault)
+    if faults:
         raise typer.Exit(1)
+
+
+def _files_to_describe(inputs: list[Path]) -> tuple[list[Path], list[Any], list[str]]:
+    """List the files to describe, the pixel size in nm that session.yaml gives for each, and the faults.
+
+    A folder stands for its images. Notes beside images are left out, as a session leaves them out; alone they
+    are described, so that a person learns why.
+    """
+    from tem_pipeline.micrographs.sessions import is_note, read_session_description, session_files
+
+    several = any(os.path.isdir(path) or not is_note(path) for path in inputs)
+    files: list[Path] = []
+    sizes_nm: list[Any] = []
+    faults: list[str] = []
+    for path in inputs:
+        found, size_nm = [path], None
+        if os.path.isdir(path):
+            found = []
+            try:
+                found = session_files(path)
+                size_nm = read_session_description(path).pixel_size_nm
+            except UserError as error:
+                faults.append(str(error))
+            else:
+                faults += [] if found else [f"{path}: holds no image"]
+        elif not os.path.isfile(path):
+            faults.append(f"{path}: no such file")
+        elif several and is_note(path):
+            continue
+        files += found
+        sizes_nm += [size_nm] * len(found)
+    return files, sizes_nm, faults

@@ -1,5 +1,6 @@
 """Commands on the tables."""
 
+import shutil
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,12 +18,23 @@ def query(
         Path | None,
         typer.Option(help="Write the result to this .csv, .parquet or .xlsx file.", show_default="print it"),
     ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C",
+            help="Columns of the printed table, or all.",
+            show_default="those that fit, the most important first",
+        ),
+    ] = None,
     demo: Demo = False,
 ) -> None:
     """Run a read-only SQL query; each asset's table is a view."""
     from tem_pipeline.particles.query import run_query, write_result
+    from tem_pipeline.particles.query_text import as_text, choose_columns
 
     result = run_query(Path(str(chosen_installation(demo).layout.lake)), sql)
+    if columns is not None:
+        result = result.select(choose_columns(result.column_names, columns))
     if out is not None:
         write_result(result, out)
         print(out)
@@ -31,4 +43,4 @@ def query(
     elif output == "json":
         print(result.to_pandas().to_json(orient="records", date_format="iso", date_unit="us"))
     else:
-        print(result.to_pandas().to_string(index=False))
+        print(as_text(result.to_pandas(), columns and "all", shutil.get_terminal_size((120, 24)).columns))

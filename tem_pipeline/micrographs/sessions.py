@@ -56,6 +56,23 @@ FOREIGN_IMAGE_SUFFIXES = frozenset(
 )
 """Image formats that have no reader. Their files are listed, so that the manifest shows them as refused."""
 
+_NOTE_SUFFIXES = frozenset(
+    (
+        ".yaml",
+        ".yml",
+        ".txt",
+        ".md",
+        ".csv",
+        ".tsv",
+        ".log",
+        ".json",
+        ".xml",
+        ".ini",
+        ".html",
+        ".docx",
+        ".xlsx",
+    )
+)
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 Line = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -198,6 +215,11 @@ def session_files(folder: str | Path) -> list[Path]:
             f"{printable(error.filename or root)}: the folder cannot be listed ({error.strerror})"
         ) from error
     return sorted(found, key=lambda path: path.relative_to(root).parts)
+
+
+def is_note(path: Path) -> bool:
+    """Tell whether a file is no image but a text, a table or a desktop's file that is kept beside images."""
+    return path.suffix.lower() in _NOTE_SUFFIXES or path.name.startswith(".") or path.name == "Thumbs.db"
 
 
 def is_unfinished(name: str) -> bool:

@@ -6,6 +6,7 @@ Each table is a view of the same name. Results are written as CSV, Parquet or Ex
 import contextlib
 import glob
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -204,13 +205,22 @@ def run_query(lake: AnyPath, sql: str) -> pa.Table:
     UserError
         One line: why the query was refused, or what DuckDB finds wrong with it.
     """
-    with contextlib.closing(connect(lake, sql)) as connection:
-        try:
-            _check_statement(connection, sql)
-            relation = connection.sql(sql)
-            return relation.to_arrow_table()
-        except duckdb.Error as error:
-            raise UserError(f"query: {_first_line(error)}") from error
+    try:
+        return _run(lake, sql)
+    except duckdb.CatalogException:
+        pass  # DuckDB proposes the view that was meant only if all of them exist.
+    except duckdb.Error as error:
+        raise UserError(f"query: {_complaint(error)}") from error
+    try:
+        return _run(lake, sql, every_view=True)
+    except duckdb.Error as error:
+        raise UserError(f"query: {_complaint(error)}") from error
+
+
+def _run(lake: AnyPath, sql: str, every_view: bool = False) -> pa.Table:
+    with contextlib.closing(connect(lake, "" if every_view else sql)) as connection:
+        _check_statement(connection, sql)
+        return connection.sql(sql).to_arrow_table()
 
 
 def _check_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
@@ -255,6 +265,12 @@ def _name(identifier: str) -> str:
 
 def _text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
+
+
+def _complaint(error: Exception) -> str:
+    """Give DuckDB's message with its proposals, without the copy of the query that it ends with."""
+    message = re.split(r"\n+LINE \d+:", str(error), maxsplit=1)[0]
+    return " ".join(message.split()) or type(error).__name__
 
 
 def _first_line(error: Exception) -> str:

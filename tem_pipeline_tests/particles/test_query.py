@@ -10,6 +10,7 @@ from upath import UPath
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.particles.query import connect, run_query, write_result
+from tem_pipeline.particles.query_text import MOST_COLUMNS, as_text
 from tem_pipeline.storage import write_table
 from tem_pipeline.tables import MASK_SCHEMA, PARTICLE_SCHEMA, TABLES, conform
 from tem_pipeline_tests.particles.tables import discs, particle_table
@@ -315,3 +316,39 @@ def test_other_endings_and_missing_folders_are_refused(tmp_path, name, message):
 def test_more_rows_than_a_worksheet_holds_are_refused(tmp_path):
     with pytest.raises(UserError, match="worksheet"):
         write_result(pa.table({"x": pa.nulls(1_048_576)}), tmp_path / "a.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("query", "proposed"),
+    [
+        ("SELECT * FROM particle_tabel", 'Did you mean "particle_table"?'),
+        ("SELECT * FROM particle_table JOIN size_distribution USING (session)", '"size_distributions"'),
+        ("SELECT area_nm FROM particle_table", "area_nm2"),
+        ("SELECT avgg(area_px) FROM particle_table", 'Did you mean "avg"?'),
+    ],
+)
+def test_a_wrong_name_is_answered_with_what_may_be_meant(lake, query, proposed):
+    with pytest.raises(UserError) as caught:
+        run_query(lake, query)
+    assert proposed in str(caught.value)
+    assert "LINE 1" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_fits_in_a_terminal_and_says_what_is_left_out(tmp_path, name):
+    table = TABLES[name]
+    row = {field.name: pa.nulls(1, field.type) for field in table.schema}
+    text = as_text(pa.table(row).to_pandas(), None, 100)
+    lines = text.splitlines()
+    assert len(lines[0]) <= 100 or len(table.schema) <= MOST_COLUMNS
+    left_out = len(lines[0].split()) < len(table.schema)
+    assert left_out == ("--columns" in lines[-1])
+
+
+def test_chosen_columns_are_all_printed_and_a_wrong_one_is_named(lake):
+    table = run_query(lake, "SELECT * FROM particle_table").to_pandas()
+    assert as_text(table, "label, area_px", 10).splitlines()[0].split() == ["label", "area_px"]
+    assert len(as_text(table, "all", 100).splitlines()[0].split()) == len(table.columns)
+    assert "equivalent_diameter_nm" in as_text(table, None, 100).splitlines()[0].split()
+    with pytest.raises(UserError, match="did you mean area_px"):
+        as_text(table, "areapx", 100)
