@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.measurements import Measurement, memory_mib
+from tem_pipeline.installation import installation_of
 from tem_pipeline.micrographs.sessions import session_fingerprint
-from tem_pipeline.orchestration.resources import Platform
+from tem_pipeline.orchestration.resources import Platform, platform_of
 from tem_pipeline.orchestration.session_life import observations
 from tem_pipeline.orchestration.session_life.overview import session_overview
 from tem_pipeline.orchestration.session_life.sensors import build_arrival_sensor
-from tem_pipeline.settings import load_settings
+from tem_pipeline.settings import Settings, load_settings
 from tem_pipeline.storage import Layout, mark_fingerprint
 
 SESSIONS, FILES, TICKS = 10_000, 20, 100
@@ -34,7 +35,8 @@ def ten_thousand_session_folders() -> list[Measurement]:
         dg.DagsterInstance.ephemeral() as instance,
         patch.dict(os.environ, TEM_SETTLING_S="0"),
     ):
-        platform = Platform(data_root=f"{name}/data", models_root=f"{name}/models")
+        settings = Settings(data_root=f"{name}/data", models_root=f"{name}/models")
+        platform = platform_of(installation_of(settings))
         _fill(Path(f"{name}/data/incoming"))
         unknown, asked = _first_look(instance, platform)
         _ingest(platform.layout)

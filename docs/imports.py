@@ -17,6 +17,7 @@ LAYERS = (
         "tables": "the schema and the description of every table",
         "descriptions": "reading YAML files that people write",
         "progress": "progress bars",
+        "same_origin": "refuses requests of other web pages",
         "images_in_flight": "work on two images at a time, with results in order",
     },
     {"micrographs": "reading microscope files, calibration, sessions and their manifest"},

@@ -59,8 +59,6 @@ def serve(installation: Installation, dagster_port: int, mlflow_port: int) -> No
     """
     for remark in prepare_dagster_home(installation.dagster_home):
         print(remark, flush=True)
-    # Dagster and MLflow answer any page that is open in a browser of this machine. A guard that checks Host
-    # and Origin belongs here: it listens on the ports given, and the services on free ports behind it.
     services = services_of(installation, dagster_port, mlflow_port)
     for service in services:
         _require_free_port(service)
@@ -86,27 +84,19 @@ def services_of(installation: Installation, dagster_port: int, mlflow_port: int)
         "TEM_TRAINING_PROFILE": settings.training_profile,
         "MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri or "",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        # MLflow would start eight processes for judging language models, of 250 MB each.
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    dagster = (
-        *_module("dagster"),
-        "dev",
-        "-w",
-        "workspace.yaml",
-        "--host",
-        HOST,
-        "--port",
-        str(dagster_port),
-    )
+    # Both refuse what pages of other origins ask: see `same_origin`.
+    where = ("--host", HOST, "--port")
+    dagster = (*_module("tem_pipeline.orchestration.dev"), "-w", "workspace.yaml", *where, str(dagster_port))
     services = [Service("Dagster", dagster, dagster_port, environment)]
     if store.database:
-        store.database.parent.mkdir(parents=True, exist_ok=True)
+        artifacts = Path(str(layout.mlflow)) / "artifacts"
         mlflow = (
-            *(*_module("mlflow"), "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"),
-            *("--allowed-hosts", f"{HOST}:{mlflow_port},localhost:{mlflow_port}"),
-            *("--backend-store-uri", store.uri),
-            *("--artifacts-destination", str(Path(str(layout.mlflow)) / "artifacts")),
+            *_module("tem_pipeline.tracking.pages"),
+            store.uri,
+            str(artifacts),
+            *where,
+            str(mlflow_port),
         )
         services.append(Service("MLflow", mlflow, mlflow_port, environment))
     return services

@@ -124,6 +124,20 @@ class Settings(BaseSettings):
         ge=200,
         description="memory in MB that reading one file may take, and 10 times its size more",
     )
+    session_roots: tuple[str, ...] = Field(
+        default=(),
+        description=(
+            "folders outside incoming/ whose sessions Dagster's pages may process, as JSON; "
+            "the command line may process any folder"
+        ),
+    )
+    web_names: tuple[str, ...] = Field(
+        default=(),
+        description=(
+            "host names under which Dagster's and MLflow's pages are reached, besides localhost, "
+            'as JSON: ["tem.example.org"]'
+        ),
+    )
     webhook_url: str | None = Field(
         default=None,
         pattern="^https?://",

@@ -67,6 +67,16 @@ def test_the_services_get_the_roots_of_their_installation(tmp_path: Path):
     assert f"sqlite:///{tmp_path}/models/mlflow/mlflow.db" in mlflow.command
 
 
+def test_both_services_refuse_pages_of_other_origins(tmp_path: Path):
+    commands = [
+        service.command for service in services_of(installation(tmp_path, mlflow_tracking_uri=None), 1, 2)
+    ]
+    assert [command[2] for command in commands] == [
+        "tem_pipeline.orchestration.dev",
+        "tem_pipeline.tracking.pages",
+    ]
+
+
 def test_no_second_mlflow_runs_beside_a_server(tmp_path: Path):
     services = services_of(installation(tmp_path, mlflow_tracking_uri="http://mlflow.example"), 1, 2)
     assert [service.name for service in services] == ["Dagster"]

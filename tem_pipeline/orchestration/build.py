@@ -1,5 +1,7 @@
 """Puts the definitions together; tests build the same ones for their own installations."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from tem_pipeline.installation import Installation
@@ -16,10 +18,17 @@ from tem_pipeline.orchestration.session_life.schedules import build_nightly_sche
 from tem_pipeline.orchestration.session_life.sensors import build_arrival_sensor
 
 
-def build_definitions(installation: Installation) -> dg.Definitions:
-    """Build everything that Dagster shows and runs for an installation."""
+def build_definitions(installation: Installation, named: Sequence[str] = ()) -> dg.Definitions:
+    """Build everything that Dagster shows and runs for an installation.
+
+    Parameters
+    ----------
+    installation : Installation
+    named : sequence of str
+        Folders that the command line was given; its runs may use them.
+    """
     settings = installation.settings
-    platform = platform_of(installation)
+    platform = platform_of(installation, named)
     plan = TrainingPlan(
         sets=list(settings.training_sets), profile=settings.training_profile, split_seed=settings.split_seed
     )

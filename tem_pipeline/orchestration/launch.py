@@ -27,6 +27,7 @@ def run_job(
     assets: Sequence[str] | None = None,
     resources: Mapping[str, Mapping[str, Any]] | None = None,
     tags: Mapping[str, str] | None = None,
+    named: Sequence[str] = (),
 ) -> None:
     """Run a job to its end.
 
@@ -41,6 +42,8 @@ def run_job(
         Keys of the job's assets to materialise, with slashes; by default all.
     resources : mapping, optional
         Configuration of resources by name.
+    named : sequence of str
+        Folders outside the installation that the run may use.
 
     Raises
     ------
@@ -49,7 +52,7 @@ def run_job(
     """
     with open_instance(installation) as instance:
         # Dagster resolves definitions with the instance opened last in this process, which must be open.
-        job = build_definitions(installation).resolve_job_def(name)
+        job = build_definitions(installation, named).resolve_job_def(name)
         if session is not None:
             instance.add_dynamic_partitions(str(SESSIONS.name), [session])
         result = job.execute_in_process(

@@ -35,7 +35,8 @@ def process_session(installation: Installation, folder: Path) -> str:
     key = session_key(folder.name)
     layout = installation.layout
     _refuse_taken_key(layout, key, folder)
-    run_job(installation, "process_session", session=key, tags={SESSION_FOLDER_TAG: str(folder)})
+    tags = {SESSION_FOLDER_TAG: str(folder)}
+    run_job(installation, "process_session", session=key, tags=tags, named=[str(folder)])
     return summarise_session(layout, key)
 
 

@@ -55,6 +55,7 @@ def train_sets(
                 "start_from": start_from,
             }
         },
+        named=[*sets, start_from],
     )
     return summarise_training(installation.layout)
 

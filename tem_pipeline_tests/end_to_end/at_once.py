@@ -14,16 +14,20 @@ from tem_pipeline.installation import installation_of
 from tem_pipeline.orchestration.build import build_definitions
 from tem_pipeline.orchestration.launch import open_instance
 from tem_pipeline.orchestration.partitions import SESSIONS
-from tem_pipeline.orchestration.resources import Platform
+from tem_pipeline.orchestration.resources import Platform, platform_of
 from tem_pipeline.orchestration.session_life.schedules import build_nightly_schedule
 from tem_pipeline.orchestration.session_life.sensors import build_arrival_sensor
 from tem_pipeline.settings import load_settings
 
 
+def own_platform() -> Platform:
+    return platform_of(installation_of(load_settings()))
+
+
 def tick(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
     """Let the sensor look at incoming/."""
     sensor = build_arrival_sensor(load_settings())
-    result = sensor(dg.build_sensor_context(instance=instance), platform=Platform())
+    result = sensor(dg.build_sensor_context(instance=instance), platform=own_platform())
     assert isinstance(result, dg.SensorResult), result
     return list(result.run_requests or [])
 
@@ -31,7 +35,7 @@ def tick(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
 def night(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
     """Let the schedule look."""
     schedule = build_nightly_schedule(load_settings())
-    result = schedule(dg.build_schedule_context(instance=instance), platform=Platform())
+    result = schedule(dg.build_schedule_context(instance=instance), platform=own_platform())
     assert isinstance(result, list), result
     return result
 

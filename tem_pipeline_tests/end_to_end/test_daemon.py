@@ -14,7 +14,8 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from tem_pipeline.orchestration.resources import Platform
+from tem_pipeline.installation import installation_of
+from tem_pipeline.orchestration.resources import Platform, platform_of
 from tem_pipeline.orchestration.session_life.session_tables import SESSION_TABLES
 from tem_pipeline.particles.query import run_query
 from tem_pipeline.settings import PROJECT_ROOT, Settings
@@ -71,8 +72,13 @@ def check_tables(layout: Layout, undisturbed: Layout, sessions: list[str]) -> No
     assert particles > 0
 
 
+def platform_below(root: Path) -> Platform:
+    settings = Settings(data_root=str(root / "data"), models_root=str(root / "models"))
+    return platform_of(installation_of(settings))
+
+
 def process_undisturbed(root: Path, content: dict[str, list[Path]]) -> Layout:
-    platform = Platform(data_root=str(root / "data"), models_root=str(root / "models"))
+    platform = platform_below(root)
     lay_champion(platform)
     incoming = root / "data/incoming"
     incoming.mkdir(parents=True)
@@ -123,9 +129,7 @@ def test_whatever_is_killed_every_session_ends_with_one_right_table(
     # One run at a time in the short form: after a run is killed while it starts, the next waits a minute.
     settings = {"TEM_SETTLING_S": "2", "TEM_PROCESS_ON_ARRIVAL": "true"}
     laboratory = daemon(concurrent_runs=1 if kills == 3 else 2, **settings)
-    lay_champion(
-        Platform(data_root=str(laboratory.root / "data"), models_root=str(laboratory.root / "models"))
-    )
+    lay_champion(platform_below(laboratory.root))
     if kills > 3:
         register_champion(laboratory.layout)
     chance = random.Random(kills)
@@ -188,9 +192,7 @@ def register_champion(layout: Layout) -> None:
 
 def test_sensors_the_night_and_a_person_at_once_make_one_right_table(daemon, files, tmp_path: Path):
     laboratory = daemon(TEM_SETTLING_S="0", TEM_PROCESS_ON_ARRIVAL="true")  # not started
-    lay_champion(
-        Platform(data_root=str(laboratory.root / "data"), models_root=str(laboratory.root / "models"))
-    )
+    lay_champion(platform_below(laboratory.root))
     deliver(files[:3], laboratory.incoming / "a")
     with watched(Path(str(laboratory.layout.lake))):
         done = subprocess.run(

@@ -9,8 +9,10 @@ import pytest
 import tifffile
 from scipy.ndimage import gaussian_filter
 
-from tem_pipeline.orchestration.resources import Platform
+from tem_pipeline.installation import installation_of
+from tem_pipeline.orchestration.resources import Platform, platform_of
 from tem_pipeline.segmentation.models import load_model
+from tem_pipeline.settings import Settings
 from tem_pipeline.single_images import segment_files
 from tem_pipeline_tests.orchestration.conftest import definitions_of, lay_champion
 
@@ -44,8 +46,12 @@ def write_images(folder: Path) -> list[Path]:
 
 @pytest.fixture
 def platform(tmp_path: Path) -> Platform:
-    roots = {name: str(tmp_path / name) for name in ("data_root", "models_root", "pretrained_model")}
-    platform = Platform(**roots)
+    settings = Settings(
+        data_root=str(tmp_path / "data_root"),
+        models_root=str(tmp_path / "models_root"),
+        pretrained_model=str(tmp_path / "pretrained_model"),
+    )
+    platform = platform_of(installation_of(settings))
     lay_champion(platform)
     return platform
 

@@ -2,7 +2,7 @@
 
 import ctypes
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,13 +10,14 @@ import dagster as dg
 import numpy as np
 import pytest
 
+from tem_pipeline.installation import installation_of
 from tem_pipeline.orchestration.build import build_definitions
 from tem_pipeline.orchestration.partitions import SESSIONS
-from tem_pipeline.orchestration.resources import Platform
+from tem_pipeline.orchestration.resources import Platform, platform_of
 from tem_pipeline.orchestration.session_life.failures import failure_reason
 from tem_pipeline.orchestration.session_life.schedules import build_nightly_schedule
 from tem_pipeline.segmentation.models import ModelCard, write_card
-from tem_pipeline.settings import load_settings
+from tem_pipeline.settings import Settings, load_settings
 from tem_pipeline.simulation.sessions import simulate_session
 from tem_pipeline.storage import AnyPath
 
@@ -31,11 +32,12 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 @pytest.fixture
 def platform(tmp_path: Path) -> Platform:
-    return Platform(
+    settings = Settings(
         data_root=str(tmp_path / "data"),
         models_root=str(tmp_path / "models"),
         pretrained_model=str(tmp_path / "pretrained"),
     )
+    return platform_of(installation_of(settings))
 
 
 @pytest.fixture
@@ -74,10 +76,14 @@ def incoming(platform: Platform) -> Path:
 
 
 @pytest.fixture
-def run(definitions: dg.Definitions, instance: dg.DagsterInstance):
-    def run(request: dg.RunRequest) -> bool:
+def run(definitions: dg.Definitions, instance: dg.DagsterInstance, platform: Platform):
+    """Run a job as a page or the daemon does, or as the command line does, which names folders."""
+
+    def run(request: dg.RunRequest, named: Sequence[Path] = ()) -> bool:
         instance.add_dynamic_partitions(str(SESSIONS.name), [str(request.partition_key)])
-        job = definitions.resolve_job_def(str(request.job_name))
+        folders = [str(folder) for folder in named]
+        known = build_definitions(platform.installation, folders) if folders else definitions
+        job = known.resolve_job_def(str(request.job_name))
         return job.execute_in_process(
             instance=instance,
             partition_key=request.partition_key,

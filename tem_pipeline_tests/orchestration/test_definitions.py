@@ -6,11 +6,18 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from upath import UPath
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.partitions import SESSIONS
-from tem_pipeline.orchestration.resources import SESSION_FOLDER_TAG, Platform, TrainingPlan
+from tem_pipeline.orchestration.resources import (
+    SESSION_FOLDER_TAG,
+    Platform,
+    TrainingPlan,
+    platform_of,
+    session_folder,
+)
 from tem_pipeline.orchestration.session_life.failures import failure_reason
 from tem_pipeline.settings import PROJECT_ROOT
 from tem_pipeline.simulation.sessions import simulate_session
@@ -108,13 +115,68 @@ def test_a_session_folder_that_is_gone_fails_with_its_name(
     assert "session gone: there is no such folder below" in failure_reason(result.all_events)
 
 
-def test_an_annotated_set_cannot_be_named_outside_the_annotated_folder(platform: Platform, tmp_path: Path):
+def test_a_page_cannot_name_a_folder_outside_incoming(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    private = tmp_path / "private/a"
+    private.mkdir(parents=True)
+    incoming = Path(str(platform.layout.incoming))
+    (incoming / "a").mkdir(parents=True)
+    (incoming / "link").symlink_to(tmp_path / "private")
+    for folder in (private, incoming / "../../private/a", incoming / "link/a", UPath("memory://private/a")):
+        with pytest.raises(UserError, match="TEM_SESSION_ROOTS"):
+            session_folder({SESSION_FOLDER_TAG: str(folder)}, platform, "a")
+    tags = {SESSION_FOLDER_TAG: str(private)}
+    assert session_folder(tags, platform_of(platform.installation, [str(private)]), "a") == UPath(private)
+    monkeypatch.setenv("TEM_SESSION_ROOTS", f'["{tmp_path / "private"}"]')
+    assert session_folder(tags, platform, "a") == UPath(private)
+    assert session_folder({SESSION_FOLDER_TAG: str(incoming / "a")}, platform, "a") == UPath(incoming / "a")
+
+
+def test_a_page_cannot_read_one_session_from_the_folder_of_another(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, platform: Platform
+):
+    other = Path(str(platform.layout.incoming)) / "b"
+    other.mkdir(parents=True)
+    result = ingest(definitions, instance, "a", **{SESSION_FOLDER_TAG: str(other)})
+    assert "is the folder of another session" in failure_reason(result.all_events)
+
+
+def test_a_page_cannot_give_a_run_other_folders(definitions: dg.Definitions):
+    job = definitions.resolve_job_def("process_session")
+    assert dg.validate_run_config(job, {})
+    for resource, configuration in (
+        ("platform", {"data_root": "/elsewhere"}),
+        ("platform", {"fixed": {"config": {}}}),
+        ("session_lock", {"platform": {"data_root": "/elsewhere"}}),
+        ("tables", {"platform": {"data_root": "/elsewhere"}}),
+    ):
+        with pytest.raises(dg.DagsterInvalidConfigError):
+            dg.validate_run_config(job, {"resources": {resource: {"config": configuration}}})
+
+
+def test_only_the_command_line_and_the_settings_name_other_annotated_sets(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     (tmp_path / "data/annotated").mkdir(parents=True)
-    (tmp_path / "data/elsewhere").mkdir()
-    with pytest.raises(UserError, match="not an annotated set"):
-        TrainingPlan(sets=["../elsewhere"]).folders(platform.layout)
-    elsewhere = str(tmp_path / "data/elsewhere")
-    assert TrainingPlan(sets=[elsewhere]).folders(platform.layout) == [Path(elsewhere)]
+    elsewhere = tmp_path / "data/elsewhere"
+    elsewhere.mkdir()
+    for name in ("../elsewhere", str(elsewhere)):
+        with pytest.raises(UserError, match="not an annotated set"):
+            TrainingPlan(sets=[name]).folders(platform)
+    plan = TrainingPlan(sets=[str(elsewhere)])
+    assert plan.folders(platform_of(platform.installation, [str(elsewhere)])) == [elsewhere]
+    monkeypatch.setenv("TEM_TRAINING_SETS", f'["{elsewhere}"]')
+    assert plan.folders(platform) == [elsewhere]
+
+
+def test_only_the_command_line_starts_a_training_from_any_folder(platform: Platform):
+    for reference in ("", "champion", "pretrained", "models:/tem_segmentation/3"):
+        assert TrainingPlan(start_from=reference).starting_model(platform) == reference
+    plan = TrainingPlan(start_from="/tmp/model")
+    with pytest.raises(UserError, match="start from champion"):
+        plan.starting_model(platform)
+    assert plan.starting_model(platform_of(platform.installation, ["/tmp/model"])) == "/tmp/model"
 
 
 def test_cells_of_previews_cannot_break_out_of_their_table():

@@ -48,7 +48,7 @@ COUNTED = {"particle_table": dg.AssetIn(metadata={"columns": list(PARTICLE_COLUM
 def raw_tem_images(context: dg.AssetExecutionContext, platform: Platform, session_lock: SessionLock):
     """Calibrated TIFFs and the manifest: one row per image, refused files included."""
     session = context.partition_key
-    folder = session_folder(dict(context.run.tags), platform.layout, session)
+    folder = session_folder(context.run.tags, platform, session)
     target = platform.layout.partition("raw_tem_images", session)
     manifest = ingest_session(folder, session, target)
     refused = manifest[manifest["status"] == "refused"]

@@ -40,7 +40,7 @@ LOWEST_CHAMPION_DICE = 0.8
 @dg.asset(**GROUP, kinds={"parquet"})
 def annotated_images(platform: Platform, training_plan: TrainingPlan):
     """Annotated sets, checked, hashed, and split by source micrograph into training, validation and test."""
-    combined = combine_sets([read_annotated_set(folder) for folder in training_plan.folders(platform.layout)])
+    combined = combine_sets([read_annotated_set(folder) for folder in training_plan.folders(platform)])
     parts = split_sources([image.group for image in combined.images], training_plan.split_seed).tolist()
     catalogue = to_catalogue(combined, parts, training_plan.split_seed)
     counts = catalogue.groupby("part", sort=False).agg(images=("name", "size"), sources=("group", "nunique"))
@@ -132,7 +132,13 @@ def _build_model_asset(loss: str) -> dg.AssetsDefinition:
     ):
         plan, installation = training_plan, platform.installation
         training = prepare_training(
-            installation, annotated_images, augmented_dataset, loss, plan.network, plan.seed, plan.start_from
+            installation,
+            annotated_images,
+            augmented_dataset,
+            loss,
+            plan.network,
+            plan.seed,
+            plan.starting_model(platform),
         )
         if training.remark:
             context.log.info(training.remark)

@@ -15,7 +15,8 @@ import pytest
 import tifffile
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.orchestration.resources import Platform
+from tem_pipeline.installation import installation_of
+from tem_pipeline.orchestration.resources import Platform, platform_of
 from tem_pipeline.particles.query import run_query
 from tem_pipeline.storage import Layout, read_table, session_lock
 from tem_pipeline_tests.orchestration.conftest import deliver, lay_champion, process, without_capabilities
@@ -191,7 +192,9 @@ def test_an_mlflow_store_that_does_not_answer_fails_the_run_within_seconds(
 ):
     with store(Path(str(platform.layout.models_root))) as uri:
         started = time.monotonic()
-        reason = process(Platform(**{**platform.model_dump(), "mlflow_tracking_uri": uri}))
+        reason = process(
+            platform_of(installation_of(platform.settings.model_copy(update={"mlflow_tracking_uri": uri})))
+        )
         # MLflow alone would try for one to several minutes.
         assert time.monotonic() - started < 45
         assert reason is not None

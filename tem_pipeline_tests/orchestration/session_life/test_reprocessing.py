@@ -21,7 +21,8 @@ def laboratory(run, incoming, files, platform: Platform, tmp_path):
     tags = {SESSION_FOLDER_TAG: str(tmp_path / "outside")}
     assert run(dg.RunRequest(partition_key="a", job_name="process_session"))
     assert run(dg.RunRequest(partition_key="b", job_name="process_session"))
-    assert run(dg.RunRequest(partition_key="outside", job_name="process_session", tags=tags))
+    outside = dg.RunRequest(partition_key="outside", job_name="process_session", tags=tags)
+    assert run(outside, named=[tmp_path / "outside"])
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def test_a_session_outside_incoming_is_processed_from_its_own_folder(
         job_name="ingest_session",
         tags={SESSION_FOLDER_TAG: str(tmp_path / "elsewhere")},
     )
-    assert run(asked)
+    assert run(asked, named=[tmp_path / "elsewhere"])
     lay_champion(platform)
     (request,) = night()
     assert request.tags[SESSION_FOLDER_TAG] == str(tmp_path / "elsewhere")
