@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # pandas takes 0.2 s to load, and every command loads this mo
 
 SESSION_KEY = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 TABLE_FILE = "part-0.parquet"
+FIGURE_FOLDERS = ("loss_comparison", "structure_activity")
+"""Folders below reports/ that hold figures; a session of such a name has another folder."""
 _FINGERPRINT = b"session_fingerprint"
 _NO_ROOM_OR_RIGHT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -95,6 +97,32 @@ class Layout:
         """Give the Parquet file of an asset or partition. Other files there are found through it."""
         return self.partition(asset, session) / TABLE_FILE
 
+    def recorded_folder(self, folder: AnyPath) -> str:
+        """Give what a manifest records of a session's folder; below incoming/ its place in the data root.
+
+        The data root may be moved, or have several paths through links.
+        """
+        if not is_local(folder):
+            return str(folder)
+        path = Path(os.path.realpath(str(folder)))
+        inside = path.parent == Path(os.path.realpath(str(self.incoming)))
+        return f"incoming/{path.name}" if inside else str(path)
+
+    def outside_folder(self, recorded: str | None) -> str | None:
+        """Give the recorded folder of a session, or None if it is below incoming/.
+
+        Older manifests recorded whole paths. Where such a path is gone, a folder of its name below incoming/
+        is that session: the data root was moved.
+        """
+        if not recorded or not os.path.isabs(recorded):
+            return None
+        folder = Path(recorded)
+        moved = not folder.exists() and folder.parent.name == "incoming"
+        if moved and (self.incoming / folder.name).is_dir():
+            return None
+        place = self.recorded_folder(folder)
+        return place if os.path.isabs(place) else None
+
     def report(self, session: str) -> UPath:
         """Give the HTML page of a session's report.
 
@@ -103,7 +131,9 @@ class Layout:
         UserError
             For a session key that could lead out of the reports' folder.
         """
-        return self.reports / _safe(session) / "index.html"
+        # Keys can't hold an equals sign, and some file systems don't tell a from A.
+        prefix = "session=" if session.lower() in FIGURE_FOLDERS else ""
+        return self.reports / f"{prefix}{_safe(session)}" / "index.html"
 
 
 def _safe(session: str) -> str:
@@ -272,7 +302,9 @@ def write_content(folder: AnyPath, stem: str, suffix: str, content: bytes) -> st
     return name
 
 
-def collect_unreferenced(folder: AnyPath, referenced: Iterable[str], older_than_s: float = 86_400) -> int:
+def collect_unreferenced(
+    folder: AnyPath, referenced: Iterable[str], older_than_s: float = 86_400, pattern: str = "*"
+) -> int:
     """Delete files that no table references.
 
     Files younger than `older_than_s` are kept, because readers of the previous table may still need them.
@@ -286,7 +318,9 @@ def collect_unreferenced(folder: AnyPath, referenced: Iterable[str], older_than_
         return 0
     keep = set(referenced) | {TABLE_FILE}
     old = time.time() - older_than_s
-    unreferenced = [file for file in folder.iterdir() if file.name not in keep and file.stat().st_mtime < old]
+    unreferenced = [
+        file for file in folder.glob(pattern) if file.name not in keep and file.stat().st_mtime < old
+    ]
     for file in unreferenced:
         file.unlink(missing_ok=True)
     return len(unreferenced)

@@ -124,3 +124,43 @@ def test_a_session_lock_is_freed_when_its_process_dies(layout: Layout):
         holder.wait()
         with session_lock(layout, "s", timeout_s=5):
             pass
+
+
+@pytest.mark.parametrize("key", ["loss_comparison", "structure_activity", "Loss_Comparison"])
+def test_a_session_called_like_a_folder_of_figures_has_its_own(layout: Layout, key: str):
+    report = layout.report(key)
+    assert report.parent.name.lower() not in ("loss_comparison", "structure_activity")
+    assert report != layout.report(key.swapcase())
+    assert report.parent.parent == layout.report("other").parent.parent
+
+
+def test_figures_are_collected_and_an_older_report_beside_them_is_kept(tmp_path: Path):
+    for name in ("index.html", "figure_4-1.png", "figure_4-2.png"):
+        (tmp_path / name).touch()
+    time.sleep(0.02)
+    assert collect_unreferenced(tmp_path, ["figure_4-2.png"], 0.01, pattern="figure_4-*.png") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"index.html", "figure_4-2.png"}
+
+
+def test_a_session_is_recorded_by_its_place_and_found_after_a_move(tmp_path: Path):
+    folder = tmp_path / "disk" / "incoming" / "s"
+    folder.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    linked = Layout(UPath(tmp_path / "link"), UPath(tmp_path / "models"))
+    real = Layout(UPath(tmp_path / "disk"), UPath(tmp_path / "models"))
+    for layout in (linked, real):
+        for path in (folder, tmp_path / "link" / "incoming" / "s"):
+            assert layout.recorded_folder(path) == "incoming/s"
+            assert layout.outside_folder(str(path)) is None
+    # An older table recorded the whole path.
+    (tmp_path / "disk").rename(tmp_path / "moved")
+    moved = Layout(UPath(tmp_path / "moved"), UPath(tmp_path / "models"))
+    assert moved.outside_folder(str(folder)) is None
+    assert moved.outside_folder("incoming/s") is None
+
+
+def test_a_folder_outside_incoming_is_recorded_by_its_path(tmp_path: Path, layout: Layout):
+    for folder in (tmp_path / "s", tmp_path / "other" / "incoming" / "s"):
+        folder.mkdir(parents=True)
+        assert layout.recorded_folder(folder) == str(folder)
+        assert layout.outside_folder(str(folder)) == str(folder)

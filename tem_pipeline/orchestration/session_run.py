@@ -6,10 +6,10 @@ import pandas as pd
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.installation import Installation
-from tem_pipeline.micrographs.sessions import session_key
+from tem_pipeline.micrographs.sessions import session_fingerprint, session_key
 from tem_pipeline.orchestration.launch import run_job
 from tem_pipeline.orchestration.resources import SESSION_FOLDER_TAG
-from tem_pipeline.storage import Layout, read_table
+from tem_pipeline.storage import Layout, read_table, table_fingerprint
 from tem_pipeline.text import counted, printable
 
 MOST_LISTED = 20
@@ -35,23 +35,25 @@ def process_session(installation: Installation, folder: Path) -> str:
     key = session_key(folder.name)
     layout = installation.layout
     _refuse_taken_key(layout, key, folder)
-    tags = {SESSION_FOLDER_TAG: str(folder)}
+    outside = layout.outside_folder(layout.recorded_folder(folder))
+    tags = {SESSION_FOLDER_TAG: outside} if outside else {}
     run_job(installation, "process_session", session=key, tags=tags, named=[str(folder)])
     return summarise_session(layout, key)
 
 
 def _refuse_taken_key(layout: Layout, key: str, folder: Path) -> None:
     """Refuse a folder with the name of another session, because it would replace that session's tables."""
-    below_incoming = Path(str(layout.incoming)).resolve() / folder.name
-    if folder != below_incoming and below_incoming.is_dir():
+    below_incoming = Path(str(layout.incoming)) / folder.name
+    if below_incoming.is_dir() and not below_incoming.samefile(folder):
         raise UserError(f"{folder}: {below_incoming} has the same name; rename one of the folders")
     table = layout.table("raw_tem_images", key)
     if table.exists():
         recorded = set(read_table(table, ["session_folder"])["session_folder"].dropna())
-        if recorded and recorded != {str(folder)}:
-            raise UserError(
-                f"{folder}: a session of this name was read from {recorded.pop()}; rename the folder"
-            )
+        outside = layout.outside_folder(layout.recorded_folder(folder))
+        others = [other for other in recorded if layout.outside_folder(other) != outside]
+        # A folder that was moved keeps its content.
+        if others and table_fingerprint(table) != session_fingerprint(folder):
+            raise UserError(f"{folder}: a session of this name was read from {others[0]}; rename the folder")
 
 
 def summarise_session(layout: Layout, key: str) -> str:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import pandas as pd
+
 from tem_pipeline.installation import Installation
 from tem_pipeline.model_training import model_key
 from tem_pipeline.orchestration.launch import run_job
@@ -72,7 +74,9 @@ def summarise_training(layout: Layout) -> str:
     ]
     for row in comparison.to_dict("records"):
         values = "".join(f"{row[name]:>10.4f}" for name in SCORES)
-        lines.append(f"{row['loss']:24}{values}{row['dice_low']:>11.4f} … {row['dice_high']:.4f}")
+        # A single test source has no interval.
+        interval = "none" if pd.isna(row["dice_low"]) else f"{row['dice_low']:.4f} … {row['dice_high']:.4f}"
+        lines.append(f"{row['loss']:24}{values}{interval:>20}")
     lines += [
         f"champion: models:/{champion['model_name']}/{champion['model_version']} ({champion['loss']})",
         f"          {'promoted' if champion['promoted'] else 'kept'}: {champion['reason']}",

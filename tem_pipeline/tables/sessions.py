@@ -8,7 +8,12 @@ MANIFEST_SCHEMA = pa.schema(
     [
         column("session_id", TEXT, "", "key of the session"),
         column("session_name", TEXT, "", "name of the session folder as the microscopist wrote it"),
-        column("session_folder", TEXT, "", "folder that the session was read from"),
+        column(
+            "session_folder",
+            TEXT,
+            "",
+            "folder it was read from; below incoming/ its place in the data root",
+        ),
         column("session_fingerprint", TEXT, "", "hash of the session's files when they were read"),
         column("sample_id", TEXT, "", "sample from session.yaml, or the session name"),
         column("file", TEXT, "", "file, relative to the session folder"),

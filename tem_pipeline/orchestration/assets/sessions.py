@@ -51,6 +51,7 @@ def raw_tem_images(context: dg.AssetExecutionContext, platform: Platform, sessio
     folder = session_folder(context.run.tags, platform, session)
     target = platform.layout.partition("raw_tem_images", session)
     manifest = ingest_session(folder, session, target)
+    manifest["session_folder"] = platform.layout.recorded_folder(folder)
     refused = manifest[manifest["status"] == "refused"]
     measured = manifest[manifest["status"] == "ok"]
     uncalibrated = measured[measured["calibration"] == "missing"]

@@ -44,6 +44,11 @@ def annotated_images(platform: Platform, training_plan: TrainingPlan):
     parts = split_sources([image.group for image in combined.images], training_plan.split_seed).tolist()
     catalogue = to_catalogue(combined, parts, training_plan.split_seed)
     counts = catalogue.groupby("part", sort=False).agg(images=("name", "size"), sources=("group", "nunique"))
+    if counts["sources"]["test"] < 2:
+        progress.say(
+            "the test images come from one source micrograph, so the scores will have no intervals; "
+            "annotate more micrographs"
+        )
     return dg.MaterializeResult(
         value=catalogue,
         metadata={
@@ -174,7 +179,8 @@ def loss_comparison(platform: Platform, annotated_images: pd.DataFrame):
     comparison, figure = compare_losses(platform.installation, annotated_images)
     folder = platform.layout.reports / "loss_comparison"
     comparison["figure"] = write_content(folder, "figure_4", ".png", figure_png(figure))
-    collect_unreferenced(folder, comparison["figure"])
+    # Older versions kept the report of a session of this name here.
+    collect_unreferenced(folder, comparison["figure"], pattern="figure_4-*.png")
     return dg.MaterializeResult(
         value=comparison,
         metadata={

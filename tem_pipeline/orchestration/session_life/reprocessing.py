@@ -5,7 +5,6 @@ sessions.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -57,15 +56,13 @@ def chosen_sessions(
     known = sessions_with_tables(layout, "raw_tem_images")
     keys = {name if name in known else session_key(name): name for name in sessions}
     unknown = sorted(name for key, name in keys.items() if key not in known)
-    incoming = Path(str(layout.incoming)).resolve()
     chosen, found_samples = {}, set()
     for key in sorted(known if samples or all_sessions else keys.keys() & known):
         manifest = read_table(layout.table("raw_tem_images", key), ["sample_id", "session_folder"])
         sample, folder = manifest.iloc[0] if len(manifest) else (key, None)
         found_samples.add(sample)
         if all_sessions or key in keys or sample in samples:
-            inside = folder is None or Path(folder).parent == incoming
-            chosen[key] = None if inside else folder
+            chosen[key] = layout.outside_folder(folder)
     unknown += sorted(set(samples) - found_samples)
     if unknown:
         raise UserError(f"{', '.join(map(repr, unknown))}: nothing of that name was ingested yet")

@@ -115,6 +115,5 @@ def _folder_outside(layout: Layout, key: str) -> tuple[str, str] | None:
     if ingested is None or _is_done(layout, key, recorded, ingested):
         return None
     folders = read_table(layout.table("raw_tem_images", key), ["session_folder"])["session_folder"]
-    if folders.empty or not Path(folders.iloc[0]).is_dir():
-        return None
-    return ingested, folders.iloc[0]
+    outside = None if folders.empty else layout.outside_folder(folders.iloc[0])
+    return (ingested, outside) if outside and Path(outside).is_dir() else None
