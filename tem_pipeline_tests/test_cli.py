@@ -279,3 +279,23 @@ def test_a_wide_table_is_cut_for_a_terminal_and_columns_can_be_chosen(run):
     wrong = run("query", sql, "--columns", "lable")
     assert wrong.returncode == 1
     assert "did you mean label" in wrong.stderr
+
+
+def test_forgetting_needs_a_yes_and_a_known_session(run, tmp_path: Path):
+    report = tmp_path / "data/reports/a/index.html"
+    report.parent.mkdir(parents=True)
+    report.write_text("page")
+    asked = run("forget", "a")
+    assert asked.returncode == 1
+    assert asked.stderr == "tem-pipeline: session a: nothing was removed; confirm with --yes\n"
+    assert report.exists()
+    assert run("forget", "a", "--yes").returncode == 0
+    assert not report.exists()
+    assert run("forget", "a", "--yes").returncode == 1
+
+
+def test_setting_an_unknown_champion_is_one_line(run):
+    done = run("champion", "3")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert run("champion", "best").returncode == 2

@@ -115,6 +115,9 @@ for command in (
     images.info,
     tables.query,
     sessions.sessions,
+    sessions.forget,
+    tables.analyse,
+    models.champion,
     settings,
 ):
     app.command()(command)

@@ -110,3 +110,30 @@ def evaluate(
         interval = "one source: no interval" if low is None else f"95 % interval {low:.4f} … {high:.4f}"
         value = "none found" if summary[name] is None else f"{summary[name]:.4f}"
         print(f"{name:14} {value}  {interval}")
+
+
+def champion(
+    version: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[VERSION]", help="Registered version to make champion.", show_default="show the champion"
+        ),
+    ] = None,
+    demo: Demo = False,
+) -> None:
+    """Show the champion, or make another registered version champion."""
+    from tem_pipeline.segmentation.models import read_card
+    from tem_pipeline.tracking.champion import champion_or_pretrained, promote
+
+    installation = chosen_installation(demo)
+    store, layout = installation.store, installation.layout
+    if version is not None:
+        number = version.removeprefix("models:/tem_segmentation/")
+        if not number.isdigit():
+            raise typer.BadParameter(f"{version}: give the number of a version", param_hint="VERSION")
+        promote(store, layout, number)
+    folder = champion_or_pretrained(store, layout)
+    card = read_card(folder)
+    if folder == layout.pretrained:
+        print("no champion yet: sessions are processed with the pretrained model")
+    print(f"{card.name} version {card.version} ({card.loss})\n{folder}")

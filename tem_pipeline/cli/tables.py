@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from tem_pipeline.cli.options import Demo, chosen_installation
+from tem_pipeline.text import counted
 
 
 def query(
@@ -44,3 +45,18 @@ def query(
         print(result.to_pandas().to_json(orient="records", date_format="iso", date_unit="us"))
     else:
         print(as_text(result.to_pandas(), columns and "all", shutil.get_terminal_size((120, 24)).columns))
+
+
+def analyse(demo: Demo = False) -> None:
+    """Summarise samples over all their sessions, and relate them to the activities in activity/*.csv."""
+    from tem_pipeline.orchestration.launch import run_job
+    from tem_pipeline.storage import read_table
+
+    installation = chosen_installation(demo)
+    run_job(installation, "analyse")
+    layout = installation.layout
+    summary, relations = layout.table("analysis/sample_summary"), layout.table("analysis/structure_activity")
+    samples = read_table(summary, ["sample_id"])["sample_id"].nunique()
+    related = read_table(relations, ["reason"])["reason"].isna().sum()
+    print(f"{counted(samples, 'sample')}, {counted(int(related), 'correlation')}")
+    print(f"{summary}\n{relations}\n{layout.reports / 'structure_activity'}")
