@@ -14,6 +14,7 @@ import pandas as pd
 import scipy
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
@@ -172,7 +173,7 @@ def structure_activity_figure(rows: pd.DataFrame) -> Figure:
     ----------
     rows : DataFrame
         Rows of `STRUCTURE_ACTIVITY_SCHEMA` of one activity; those without correlation show their samples
-        only. A line is dotted if the interval of its slope contains 0.
+        only. A line is dotted unless the corrected p value of Pearson's correlation is below 0.05.
 
     Returns
     -------
@@ -201,6 +202,11 @@ def structure_activity_figure(rows: pd.DataFrame) -> Figure:
         )
         if len(x):
             axes.errorbar(x, y, y_error, x_error, fmt="o", markersize=4.5, color="#0072B2", ecolor="#8FBBD9")
+            for name, *place in zip(row["sample_ids"], x, y, strict=True):
+                label = name if len(name) <= 16 else name[:15] + "…"
+                axes.annotate(
+                    _literal(label), place, (4, 3), textcoords="offset points", fontsize=6.5, color="0.35"
+                )
         if row["reason"] is not None and not pd.isna(row["reason"]):
             axes.set_title("no correlation", fontsize=9, color="0.4")
             if not len(x):
@@ -211,11 +217,26 @@ def structure_activity_figure(rows: pd.DataFrame) -> Figure:
         ends = np.array([x.min(), x.max()])
         # A line through points with large errors of x can be very steep: it must not squeeze the points.
         axes.set_ylim(axes.get_ylim())
-        sure = row["slope_low"] > 0 or row["slope_high"] < 0
+        sure = row["pearson_p_corrected"] < 0.05
         look = {"color": _CURVE_COLOUR} if sure else {"color": "0.6", "linestyle": ":"}
         axes.plot(ends, row["intercept"] + row["slope"] * ends, linewidth=1.5, **look)
-        r, low, high, p = (row[f"pearson{end}"] for end in ("", "_low", "_high", "_p_corrected"))
-        axes.set_title(f"r = {r:.2f} ({low:.2f} … {high:.2f}), p = {p:.2g}", fontsize=9)
+        r, low, high, p, corrected = (
+            row[f"pearson{end}"] for end in ("", "_low", "_high", "_p", "_p_corrected")
+        )
+        # The interval is of this correlation alone: the uncorrected p value belongs to it.
+        contradiction = (low > 0 or high < 0) != (p < 0.05)
+        axes.set_title(
+            f"r = {r:.2f} ({low:.2f} … {high:.2f}), p = {p:.2g}, n = {len(x)}\n"
+            f"p = {corrected:.2g} corrected for {row['n_tests']} tests"
+            + ("; interval and p disagree: undecided" if contradiction else ""),
+            fontsize=8,
+        )
+    handles = [
+        Line2D([], [], color="#0072B2", marker="o", linestyle="", label="sample, with its standard errors"),
+        Line2D([], [], color=_CURVE_COLOUR, label="fitted line, corrected p < 0.05"),
+        Line2D([], [], color="0.6", linestyle=":", label="fitted line, no significant correlation"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     conditions = rows["conditions"].iloc[0]
     if conditions:
         figure.suptitle(_literal(conditions[:100]), fontsize=10)

@@ -2,10 +2,17 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.patches import Rectangle
 
-from tem_pipeline.reports.figures import distribution_figure, figure_png, loss_comparison_figure
+from tem_pipeline.reports.figures import (
+    distribution_figure,
+    figure_png,
+    loss_comparison_figure,
+    structure_activity_figure,
+)
+from tem_pipeline.tables import STRUCTURE_ACTIVITY_SCHEMA
 
 
 def test_the_histogram_and_the_fits_have_the_same_area():
@@ -73,3 +80,34 @@ def test_drawing_needs_neither_pyplot_nor_a_display():
         "assert not {'matplotlib.pyplot', 'tensorflow', 'mlflow', 'dagster'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_points_of_an_activity_carry_their_sample_and_disagreement_is_said():
+    row = {
+        **dict.fromkeys(STRUCTURE_ACTIVITY_SCHEMA.names),
+        "activity_unit": "1/s",
+        "conditions": "",
+        "descriptor": "mean_diameter",
+        "descriptor_unit": "nm",
+        "sample_ids": ["Pt-1", "Pt-2", "Pt-3", "Pt-4"],
+        "descriptor_values": [1.0, 2.0, 3.0, 4.0],
+        "activity_values": [1.0, 2.0, 3.0, 3.5],
+        "descriptor_standard_errors": [0.1] * 4,
+        "activity_standard_errors": [0.1] * 4,
+        "slope": 1.0,
+        "intercept": 0.0,
+        "slope_low": 0.1,
+        "slope_high": 2.0,
+        "n_tests": 16,
+        "pearson": 0.9,
+        "pearson_low": 0.2,
+        "pearson_high": 0.99,
+        "pearson_p_corrected": 0.8,
+    }
+    for p, disagree in ((0.07, True), (0.03, False)):
+        (axes,) = structure_activity_figure(pd.DataFrame([row | {"pearson_p": p}])).axes
+        assert {"Pt-1", "Pt-2", "Pt-3", "Pt-4"} <= {text.get_text() for text in axes.texts}
+        title = axes.get_title()
+        assert "n = 4" in title
+        assert "0.8 corrected for 16 tests" in title
+        assert ("disagree" in title) == disagree
