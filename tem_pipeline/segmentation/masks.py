@@ -13,7 +13,7 @@ from tem_pipeline import __version__
 from tem_pipeline.images_in_flight import in_order, most_in_flight
 from tem_pipeline.segmentation.inference import Segmentation, segment_micrograph
 from tem_pipeline.segmentation.models import ModelCard, SegmentationModel
-from tem_pipeline.segmentation.quality import ImageQuality, judge_image
+from tem_pipeline.segmentation.quality import ImageQuality, judge_image, judge_mode, session_mode
 from tem_pipeline.settings import Settings
 from tem_pipeline.storage import AnyPath, encode_tiff, read_tiff, write_content
 from tem_pipeline.tables import MASK_SCHEMA
@@ -155,9 +155,11 @@ def predict_session_masks(
         return SquareImage(read_tiff(images / raw["image_file"]), pixel_size_nm, raw["mode"])
 
     measured = manifest[manifest["status"] == "ok"]
+    expected = session_mode(list(measured["mode"]))
     given = (raw for _, raw in measured.iterrows())
     rows = []
     for raw, found in segment_images(given, load, model, settings, most_in_flight(measured)):
+        found = replace(found, quality=judge_mode(found.quality, found.mode, expected))
         written = _write_masks(target, raw["image_id"], found)
         identity = {"session_id": raw["session_id"], "image_id": raw["image_id"]}
         rows.append(identity | written | mask_row(found, model.card))

@@ -1,6 +1,7 @@
 """Judges whether the masks of an image are good enough for statistics."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +14,7 @@ LARGEST_RIM = 0.5
 LEAST_CONFIDENCE = 0.7
 _FEWEST_RIM_PIXELS = 20
 _MEAN_COSINE = 0.855
+_MODE_NAMES = {"bright_field": "bright field", "haadf": "HAADF"}
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,36 @@ def judge_image(
         "review" if reason else "good",
         reason,
     )
+
+
+def session_mode(modes: Collection[str]) -> str | None:
+    """Give the mode of more than half of a session's images; None if there is no such mode."""
+    counted = [(sum(mode == other for other in modes), mode) for mode in sorted(set(modes))]
+    count, most = max(counted, default=(0, None))
+    return most if 2 * count > len(modes) else None
+
+
+def judge_mode(quality: ImageQuality, mode: str, expected: str | None) -> ImageQuality:
+    """Send an image to review whose mode is not that of its session.
+
+    If the mode is wrong, everything but the particles is measured.
+
+    Parameters
+    ----------
+    quality : ImageQuality
+        The verdict so far; an image that is already to be reviewed keeps its reason.
+    mode : str
+        In which the image was read.
+    expected : str or None
+        See `session_mode`.
+    """
+    if expected in (None, mode) or quality.image_quality == "review":
+        return quality
+    reason = (
+        f"it was read as {_MODE_NAMES.get(mode, mode)}, most images of the session as "
+        f"{_MODE_NAMES.get(expected, expected)}: check the outlines, and name the mode in session.yaml"
+    )
+    return replace(quality, image_quality="review", image_quality_reason=reason)
 
 
 def rim_width_px(image: np.ndarray, labels: np.ndarray, diameter_px: float) -> float | None:

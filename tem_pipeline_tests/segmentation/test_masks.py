@@ -140,3 +140,35 @@ def test_an_error_stops_a_session_at_the_next_tile(tmp_path: Path, error: BaseEx
     with pytest.raises(type(error)):
         predict_session_masks(manifest, tmp_path, tmp_path, SegmentationModel(CARD, predict), settings, fail)
     assert len(seen) < 10
+
+
+def test_an_image_whose_mode_differs_from_its_sessions_is_to_review(tmp_path: Path):
+    y, x = np.indices((96, 96))
+    image = np.where(np.hypot(y - 48.3, x - 48.2) <= 15.5, 40.0, 100.0).astype(np.float32)
+    tifffile.imwrite(tmp_path / "dark.tif", image)
+    tifffile.imwrite(tmp_path / "bright.tif", 140 - image)
+
+    def predict(tile: np.ndarray) -> np.ndarray:
+        core = (tile < -1).astype(np.float32)
+        return np.stack([1 - core, core], axis=-1)
+
+    modes = ["bright_field", "bright_field", "haadf"]
+    manifest = pd.DataFrame(
+        {
+            "session_id": "s",
+            "image_id": ["a", "b", "c"],
+            "image_file": ["dark.tif", "dark.tif", "bright.tif"],
+            "status": "ok",
+            "mode": modes,
+            "pixel_size_x_nm": 0.2,
+            "height_px": 96,
+            "width_px": 96,
+        }
+    )
+    model = SegmentationModel(CARD, predict)
+    masks = predict_session_masks(manifest, tmp_path, tmp_path, model, Settings())
+    assert masks["n_cores"].tolist() == [1, 1, 1]
+    assert masks["image_quality"].tolist() == ["good", "good", "review"]
+    assert "read as HAADF, most images of the session as bright field" in masks["image_quality_reason"][2]
+    alone = predict_session_masks(manifest[2:], tmp_path, tmp_path, model, Settings())
+    assert alone["image_quality"].tolist() == ["good"]

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from tem_pipeline.segmentation.inference import Segmentation
 from tem_pipeline.segmentation.instances import label_instances
-from tem_pipeline.segmentation.quality import judge_image, rim_width_px
+from tem_pipeline.segmentation.quality import judge_image, rim_width_px, session_mode
 from tem_pipeline.simulation.imaging import Imaging
 from tem_pipeline.simulation.micrographs import simulate_micrograph
 
@@ -105,3 +105,9 @@ def test_real_images_in_focus_are_good(reference_data: Path):
         image = np.asarray(Image.open(file).convert("L"))
         mask = np.asarray(Image.open(folder / "masks" / file.name)) > 127
         assert judge_image(found(label_instances(mask, 20)), image).image_quality == "good", file.name
+
+
+def test_the_mode_of_a_session_is_that_of_most_images():
+    assert session_mode(["haadf", "bright_field", "haadf"]) == "haadf"
+    assert session_mode(["haadf", "bright_field"]) is None
+    assert session_mode([]) is None
