@@ -100,10 +100,13 @@ def read_mutants(folder: Path, report: Report, files: list[Path], ends: float) -
 
 
 def mutants(files: list[Path]) -> Iterator[tuple[Path, bytes]]:
-    """Give damaged contents of files without end, the same ones each time."""
+    """Give damaged contents of files without end, the same ones each time, as many of each format."""
     rng = np.random.default_rng(SEED)
+    suffixes = sorted({path.suffix for path in files})
+    formats = [[path for path in files if path.suffix == suffix] for suffix in suffixes]
     while True:
-        for path in files:
+        for paths in formats:
+            path = paths[rng.integers(len(paths))]
             yield path, mutant(path.read_bytes(), rng)
 
 
