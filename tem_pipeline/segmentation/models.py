@@ -5,23 +5,26 @@ is replaced last, and the weights are found through it only.
 """
 
 import json
+import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.segmentation.merging import merge_up_convolutions
 from tem_pipeline.storage import AnyPath, write_bytes
 
 CARD_FILE = "model.json"
+MAX_CARD_BYTES = 32 * 2**20
 # Height and width of a network's input must be multiples of this.
 NETWORK_STRIDE_PX = 16
 
 
+@with_config(ConfigDict(strict=True, allow_inf_nan=False, extra="ignore"))
 @dataclass(frozen=True)
 class ModelCard:
     """Description of an exported model, written beside its weights.
@@ -63,6 +66,10 @@ class ModelCard:
         return "shell" in self.classes
 
 
+_CARD = TypeAdapter(ModelCard)
+_WEIGHTS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
 @dataclass(frozen=True)
 class SegmentationModel:
     """A loaded model: its card, and a function from a standardised (height, width) tile to probabilities."""
@@ -91,27 +98,39 @@ def read_card(folder: AnyPath) -> ModelCard:
     """
     path = folder / CARD_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MAX_CARD_BYTES + 1)
     except FileNotFoundError:
         raise UserError(f"{folder}: holds no model ({CARD_FILE} is missing); train one first") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise UserError(f"{path}: is not a model card ({error}); export the model again") from error
-    known = {f.name for f in fields(ModelCard)}
     try:
-        card = ModelCard(**{key: value for key, value in content.items() if key in known})
-        if "core" not in card.classes or ".." in card.weights or Path(card.weights).is_absolute():
-            raise ValueError("classes or weights are off")
-        if not card.scales or min(card.scales) <= 0 or not 0 < (card.core_threshold or 0.5) < 1:
-            raise ValueError("scales or core_threshold are off")
+        if len(content) > MAX_CARD_BYTES:
+            raise ValueError(f"it is larger than {MAX_CARD_BYTES // 2**20} MiB")
+        card = _CARD.validate_json(content)
+        if "core" not in card.classes or len(set(card.classes)) != len(card.classes):
+            raise ValueError("classes are off")
+        if not _WEIGHTS.fullmatch(card.weights) or ".." in card.weights:
+            raise ValueError("weights are off")
+        if not 1 <= len(card.scales) <= 8 or not all(0.1 <= scale <= 10 for scale in card.scales):
+            raise ValueError("scales are off")
+        if not 0 < (card.core_threshold or 0.5) < 1 or not 1 <= card.base_width <= 512:
+            raise ValueError("core_threshold or base_width are off")
+        if card.diameter_error is not None and not 0 <= card.diameter_error < 10:
+            raise ValueError("diameter_error is off")
         for name in ("pixel_size_nm", "diameters_px"):
-            if getattr(card, name) is not None:
-                low, high = getattr(card, name)
-                if not 0 < low <= high:
-                    raise ValueError(f"{name} is off")
-    except (AttributeError, TypeError, ValueError) as error:
+            low, high = getattr(card, name) or (1, 1)
+            if not 0 < low <= high < 1e9:
+                raise ValueError(f"{name} is off")
+        if any(not text.isprintable() or len(text) > 200 for text in (card.name, card.version, card.loss)):
+            raise ValueError("name, version or loss are off")
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        reason = f"{'.'.join(str(part)[:40] for part in first['loc'])}: {first['msg']}"
+        raise UserError(f"{path}: is not a model card ({reason}); export the model again") from error
+    except ValueError as error:
         raise UserError(f"{path}: is not a model card ({error}); export the model again") from error
-    lists = {name: tuple(value) for name, value in asdict(card).items() if isinstance(value, list)}
-    return replace(card, **lists)
+    return card
 
 
 def computes_bf16() -> bool:

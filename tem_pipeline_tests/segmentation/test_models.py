@@ -68,3 +68,44 @@ def test_a_card_cannot_name_weights_outside_its_folder(tmp_path: Path):
 def test_a_folder_without_a_model_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="holds no model"):
         read_card(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("name", 3),
+        ("name", "a\nb"),
+        ("version", {"a": 1}),
+        ("base_width", -1),
+        ("base_width", 10**12),
+        ("classes", "core"),
+        ("classes", ["core", "core"]),
+        ("scales", [float("nan")]),
+        ("scales", [float("inf")]),
+        ("scales", [1e9]),
+        ("scales", [1.0] * 100),
+        ("pixel_size_nm", [0.1]),
+        ("pixel_size_nm", [0.1, 1e300]),
+        ("diameter_error", float("nan")),
+        ("diameter_error", -1),
+        ("core_threshold", "0.5"),
+        ("weights", ".."),
+        ("weights", "a/../../b"),
+        ("weights", "/etc"),
+        ("weights", ""),
+        ("training_images", 7),
+        ("validation_scores", {"dice": "high"}),
+    ],
+)
+def test_a_hostile_card_is_refused_in_one_line(tmp_path: Path, name: str, value: object):
+    write_card(tmp_path, CARD)
+    content = json.loads((tmp_path / CARD_FILE).read_text())
+    (tmp_path / CARD_FILE).write_text(json.dumps({**content, name: value}))
+    with pytest.raises(UserError, match="not a model card"):
+        read_card(tmp_path)
+
+
+def test_a_deeply_nested_card_is_refused_in_one_line(tmp_path: Path):
+    (tmp_path / CARD_FILE).write_text("[" * 200_000)
+    with pytest.raises(UserError, match="not a model card"):
+        read_card(tmp_path)
