@@ -211,3 +211,14 @@ def test_reading_that_nobody_waits_for_leaves_no_worker_behind(tmp_path, image):
     with pytest.raises(KeyboardInterrupt), begun_reading(tmp_path / "a.tif"):
         raise KeyboardInterrupt
     assert workers() == []
+
+
+def test_no_code_of_the_platform_reads_files_in_its_own_process():
+    names = r"micrographs\.reading import (\([^)]*\)|[^\n]*)"
+    package = Path(reading_process.__file__).parents[1]
+    modules = [
+        module.name
+        for module in package.rglob("*.py")
+        if "read_micrographs" in " ".join(re.findall(names, module.read_text("utf-8")))
+    ]
+    assert modules == ["reading_worker.py"]
