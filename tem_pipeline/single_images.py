@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from skimage.transform import resize
 
 from tem_pipeline import progress
 from tem_pipeline.errors import UserError
@@ -42,7 +41,7 @@ class _NamedImage:
     name: str
     row: dict[str, Any]
     prepared: SquareImage
-    file_shape: tuple[int, ...]
+    bar_rows: int
 
 
 def segment_files(
@@ -235,26 +234,26 @@ def _named(name: str, file: Path, micrograph: Micrograph, prepared: PreparedImag
         "calibration_uncertainty": None if size_nm is None else uncertainty,
         "metal": None,
     }
-    square = SquareImage(prepared.image, size_nm, prepared.mode)
-    return _NamedImage(name, row, square, micrograph.image.shape)
+    square = SquareImage(prepared.image, size_nm, prepared.mode, prepared.mode_source != "unsure")
+    height = micrograph.image.shape[0]
+    file_height = micrograph.file_shape[0] if micrograph.file_shape else height
+    # Rows of the bar are as high as the others; of oblong pixels they are resampled.
+    bar_rows = round((file_height - height) * prepared.image.shape[0] / height)
+    return _NamedImage(name, row, square, bar_rows)
 
 
 def _write_images(named: _NamedImage, found: SegmentedImage, out: Path) -> None:
-    """Write the label images, as large as the image in the file, and the overlay."""
+    """Write the label images and the overlay in the frame of the table: the measured image's pixels.
+
+    That is the frame of the file unless its pixels are oblong; then it has square ones. An information bar
+    below the picture is background.
+    """
     masks, size_nm = found.masks, found.pixel_size_nm
-    file_size_nm = size_nm if found.image.shape == named.file_shape else None
     for kind, labels in (("labels", masks.labels), ("shells", masks.shell_labels)):
         if labels is not None:
-            as_in_file = _as_large_as(labels, named.file_shape)
-            write_bytes(out / f"{named.name}_{kind}.tif", encode_tiff(as_in_file, file_size_nm))
+            with_bar = np.pad(labels, ((0, named.bar_rows), (0, 0)))
+            write_bytes(out / f"{named.name}_{kind}.tif", encode_tiff(with_bar, size_nm))
     overlay = overlay_png(
         found.image, masks.labels, masks.shell_labels, pixel_size_nm=size_nm, max_px=2048, maximum_bytes=None
     )
     write_bytes(out / f"{named.name}_overlay.png", overlay)
-
-
-def _as_large_as(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Bring a label image back to the image's size in the file, if its pixels were not square."""
-    if labels.shape == shape:
-        return labels
-    return resize(labels, shape, order=0, preserve_range=True, anti_aliasing=False).astype(labels.dtype)

@@ -110,10 +110,10 @@ def test_an_unexpected_error_in_one_image_does_not_end_the_batch(
     for name, image in zip("abc", images, strict=True):
         tifffile.imwrite(tmp_path / "session" / f"{name}.tif", image)
 
-    def fail_on_one(image: np.ndarray) -> str:
+    def fail_on_one(image: np.ndarray) -> tuple[str, bool]:
         if image[0, 0] == 7777:
             raise ZeroDivisionError("two\nlines")
-        return "bright_field"
+        return "bright_field", True
 
     monkeypatch.setattr(preparation, "detect_mode", fail_on_one)
     lay_model(tmp_path / "model", "threshold")
@@ -213,3 +213,52 @@ def test_a_file_that_vanishes_after_it_was_listed_is_one_failure(
     assert len(failures) == 1
     assert "gone.tif" in failures[0]
     assert len(list((tmp_path / "out").glob("*_labels.tif"))) == 2
+
+
+def test_label_images_and_table_share_one_frame(tmp_path: Path):
+    """Oblong pixels are measured as square ones, and the label image has these pixels and their size."""
+    image = np.full((100, 200), 1000, np.uint16)
+    image += np.random.default_rng(0).integers(0, 9, image.shape).astype(np.uint16)
+    for top, left in ((20, 90), (60, 30), (70, 150)):
+        image[top : top + 10, left : left + 20] = 300
+    options = {"imagej": True, "metadata": {"unit": "nm"}}
+    tifffile.imwrite(tmp_path / "a.tif", image, resolution=(1 / 0.1, 1 / 0.2), **options)
+    lay_model(tmp_path / "model", "threshold")
+    assert segment_files([tmp_path / "a.tif"], tmp_path, load_model(tmp_path / "model"), Settings()) == []
+    particles = pd.read_parquet(tmp_path / "particle_table.parquet")
+    with tifffile.TiffFile(tmp_path / "a_labels.tif") as written:
+        labels = written.asarray()
+        pixels, units = written.pages.first.tags["XResolution"].value
+    assert labels.shape == (200, 200)
+    assert units / pixels == pytest.approx(particles["pixel_size_nm"][0]) == pytest.approx(0.1)
+    assert len(particles) == 3
+    for row in particles.itertuples():
+        y, x = np.nonzero(labels == row.label)
+        assert len(y) == row.area_px
+        assert (y.mean(), x.mean()) == pytest.approx((row.centroid_y_px, row.centroid_x_px))
+
+
+def test_elemental_maps_are_left_out_and_bars_are_background(tmp_path: Path, reference_data: Path):
+    odd = reference_data / "odd_files"
+    lay_model(tmp_path / "model", "threshold")
+    files = [odd / "20_velox_elemental_maps/si_maps.emd", odd / "08_fei_info_bar/with_bar.tif"]
+    assert segment_files(files, tmp_path, load_model(tmp_path / "model"), Settings()) == []
+    assert {path.name for path in tmp_path.glob("*_labels.tif")} == {
+        "si_maps_labels.tif",
+        "with_bar_labels.tif",
+    }
+    labels = tifffile.imread(tmp_path / "with_bar_labels.tif")
+    assert labels.shape == (512, 512)
+    assert not labels[480:].any()
+
+
+def test_an_image_whose_mode_is_unsure_is_never_good(tmp_path: Path):
+    image = np.random.default_rng(0).normal(1000, 10, (128, 128))
+    image[20:40, 20:40] = -4000  # A particle, or a hole in HAADF.
+    tifffile.imwrite(tmp_path / "a.tif", image.astype(np.float32))
+    lay_model(tmp_path / "model", "threshold")
+    model = load_model(tmp_path / "model")
+    for mode, quality in (("auto", "review"), ("bright_field", "good")):
+        segment_files([tmp_path / "a.tif"], tmp_path / mode, model, Settings(), 0.1, mode)
+        particles = pd.read_parquet(tmp_path / mode / "particle_table.parquet")
+        assert set(particles["image_quality"]) == {quality}

@@ -11,7 +11,7 @@ import numpy as np
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.calibration import Calibration, calibrate, resample_to_square
 from tem_pipeline.micrographs.intensity import detect_mode
-from tem_pipeline.micrographs.modes import Mode
+from tem_pipeline.micrographs.modes import UNSURE_MODE, Mode
 from tem_pipeline.micrographs.reading import Micrograph
 from tem_pipeline.text import printable
 
@@ -29,7 +29,7 @@ class PreparedImage:
     calibration : Calibration
         The pixel size before resampling and its origin.
     mode : {"bright_field", "haadf"}
-    mode_source : {"session", "detector", "image"}
+    mode_source : {"session", "detector", "image", "unsure"}
         Who decided on the mode: the session or the command line, the detector in the file, or the pixels.
     note : str
         What a person should check about the mode; empty if nothing.
@@ -95,7 +95,9 @@ def _prepare(
     elif detector:
         decided, source = detector, "detector"
     else:
-        decided, source = detect_mode(image), "image"
+        decided, is_sure = detect_mode(image)
+        source = "image" if is_sure else "unsure"
+        note = "" if is_sure else UNSURE_MODE
     return PreparedImage(np.ascontiguousarray(image), size_nm, calibration, decided, source, note)
 
 

@@ -346,7 +346,7 @@ def segment_micrograph(
     Segmentation
     """
     if mode == "auto":
-        mode = detect_mode(image)
+        mode, _ = detect_mode(image)
     if minimum_diameter_nm is not None and pixel_size_nm is not None:
         minimum_diameter_px = max(minimum_diameter_px, minimum_diameter_nm / pixel_size_nm)
     class_map, core_probability = predict_classes(

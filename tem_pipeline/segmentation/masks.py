@@ -11,6 +11,7 @@ import pandas as pd
 
 from tem_pipeline import __version__
 from tem_pipeline.images_in_flight import in_order, most_in_flight
+from tem_pipeline.micrographs.modes import UNSURE_MODE
 from tem_pipeline.segmentation.inference import Segmentation, segment_micrograph
 from tem_pipeline.segmentation.models import ModelCard, SegmentationModel
 from tem_pipeline.segmentation.quality import ImageQuality, judge_image, judge_mode, session_mode
@@ -28,11 +29,13 @@ class SquareImage:
     image : (height, width) uint8, uint16 or float32
     pixel_size_nm : side of a pixel in nm; None if unknown
     mode : {"bright_field", "haadf"}
+    is_mode_sure : whether that is known and not guessed
     """
 
     image: np.ndarray
     pixel_size_nm: float | None
     mode: str
+    is_mode_sure: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +93,11 @@ def segment_images(
             minimum_diameter_nm=settings.minimum_diameter_nm,
         )
         quality = judge_image(masks, square.image, square.pixel_size_nm)
-        return SegmentedImage(square.image, square.pixel_size_nm, square.mode, masks, quality)
+        if not square.is_mode_sure:
+            quality = replace(quality, image_quality="review", image_quality_reason=UNSURE_MODE)
+        return SegmentedImage(
+            square.image, square.pixel_size_nm, square.mode, square.is_mode_sure, masks, quality
+        )
 
     def segment(each: _Given) -> SegmentedImage | None:
         try:
@@ -152,7 +159,12 @@ def predict_session_masks(
 
     def load(raw: pd.Series) -> SquareImage:
         pixel_size_nm = float(raw["pixel_size_x_nm"]) if pd.notna(raw["pixel_size_x_nm"]) else None
-        return SquareImage(read_tiff(images / raw["image_file"]), pixel_size_nm, raw["mode"])
+        return SquareImage(
+            read_tiff(images / raw["image_file"]),
+            pixel_size_nm,
+            raw["mode"],
+            raw.get("mode_source") != "unsure",
+        )
 
     measured = manifest[manifest["status"] == "ok"]
     expected = session_mode(list(measured["mode"]))

@@ -15,7 +15,12 @@ PROVENANCE_FIELDS = (
     column("file_sha256", TEXT, "", "SHA-256 of the microscope file"),
     column("pixel_sha256", TEXT, "", "SHA-256 of the image's pixels"),
     column("mode", TEXT, "", "bright_field (dark particles) or haadf (bright particles)", nullable=False),
-    column("pixel_size_nm", REAL, "nm", "side of a square pixel; null if calibration is missing"),
+    column(
+        "pixel_size_nm",
+        REAL,
+        "nm",
+        "side of a square pixel, the px of this table and of the label TIFF; null if calibration is missing",
+    ),
     column(
         "calibration",
         TEXT,

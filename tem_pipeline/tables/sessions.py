@@ -31,7 +31,7 @@ MANIFEST_SCHEMA = pa.schema(
         column("calibration_note", TEXT, "", "what to know about the pixel size"),
         column("calibration_uncertainty", REAL, "1", "relative standard uncertainty of the pixel size"),
         column("mode", TEXT, "", "bright_field (dark particles) or haadf (bright particles)"),
-        column("mode_source", TEXT, "", "source of the mode: session, detector or image"),
+        column("mode_source", TEXT, "", "source of the mode: session, detector or image; unsure: guessed"),
         column("operator", TEXT, "", "operator, from session.yaml"),
         column("microscope", TEXT, "", "microscope, from session.yaml"),
         column("voltage_kv", REAL, "kV", "acceleration voltage, from session.yaml"),

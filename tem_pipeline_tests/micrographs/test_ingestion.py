@@ -231,7 +231,8 @@ def test_one_detector_of_an_acquisition_is_measured(session):
 
 def test_the_first_image_is_measured_if_no_detector_is_known(session):
     dark = np.full((64, 64), 900, np.uint16) + picture(0, (64, 64)) // 100
-    dark[20:30, 20:30] = 200
+    for top, left in ((5, 5), (20, 30), (30, 8), (45, 45), (50, 20)):
+        dark[top : top + 8, left : left + 8] = 200
     write_berkeley(session / "a.emd", {"det1": dark, "det2": 1000 - dark})
     write_berkeley(session / "b.emd", {"det1": 2000 - dark})
     found = ingest(session)

@@ -87,3 +87,11 @@ def test_elemental_maps_are_named_and_not_measured(odd_files):
         *(("elemental map", element) for element in ("C", "Ca", "O", "Cu")),
         ("micrograph", "HAADF"),
     ]
+
+
+@pytest.mark.parametrize("name", ["holey.tif", "vacuum_at_the_edge.tif"])
+def test_bright_field_with_vacuum_is_not_taken_for_haadf(odd_files, name):
+    (found,) = ingest(odd_files / "09_bf_holes_in_film", name)
+    assert (found.row["mode"], found.row["mode_source"]) == ("bright_field", "image") or (
+        found.row["mode_source"] == "unsure" and "--mode" in found.row["reason"]
+    )

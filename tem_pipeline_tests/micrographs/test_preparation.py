@@ -88,6 +88,7 @@ def test_the_given_mode_wins_and_a_contradiction_is_noted():
 @pytest.mark.parametrize(("particle", "mode"), [(200, "bright_field"), (2000, "haadf")])
 def test_the_pixels_decide_the_mode_if_nothing_else_does(particle, mode):
     image = np.random.default_rng(0).normal(1000, 10, (64, 64)).astype(np.float32)
-    image[20:30, 20:30] = particle
+    for top, left in ((5, 5), (20, 30), (30, 8), (45, 45), (50, 20)):
+        image[top : top + 8, left : left + 8] = particle
     prepared = prepare_image(micrograph(image))
     assert (prepared.mode, prepared.mode_source) == (mode, "image")

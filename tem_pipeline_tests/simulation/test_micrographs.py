@@ -31,7 +31,7 @@ def test_particles_stand_out_on_the_side_that_the_mode_says(mode: str) -> None:
     imaging = Imaging(mode=mode)  # type: ignore[arg-type]
     simulated = simulate_micrograph(rng(3), imaging=imaging)
     assert simulated.image.dtype == np.uint16
-    assert detect_mode(simulated.image) == mode
+    assert detect_mode(simulated.image) == (mode, True)
     smooth = gaussian_filter(simulated.image.astype(float), 1.5)
     sign = 1 if mode == "haadf" else -1
     for shell in np.unique(simulated.shells[simulated.cores > 0]):
