@@ -31,7 +31,8 @@ LAYERS = (
     {"tracking": "training runs and registered models in MLflow"},
     {
         "installation": "settings, folders, model store and Dagster's home of one installation",
-        "model_training": "trains, compares and promotes models",
+        "model_training": "trains and registers a model",
+        "model_comparison": "compares the trained models and promotes the best",
         "single_images": "`tem-pipeline segment`: files that belong to no session",
         "data_dictionary": "writes the data dictionary",
     },

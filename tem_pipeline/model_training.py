@@ -1,4 +1,4 @@
-"""Trains, compares and promotes models. The training assets call this module; it does not know Dagster."""
+"""Trains and registers a model. The training assets call this module; it does not know Dagster."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,17 +17,12 @@ from tem_pipeline.errors import UserError
 from tem_pipeline.installation import Installation
 from tem_pipeline.segmentation.inference import predict_classes
 from tem_pipeline.segmentation.models import ModelCard, SegmentationModel, load_model, read_card, write_card
-from tem_pipeline.storage import Layout, read_table
-from tem_pipeline.tables import LOSSES
 from tem_pipeline.tracking import champion
 from tem_pipeline.tracking.runs import TrainingRun, training_run
 from tem_pipeline.tracking.store import REGISTERED_MODEL
-from tem_pipeline.training.baseline import otsu_watershed
 from tem_pipeline.training.evaluation import (
-    compare_cores,
     diameter_uncertainty,
     evaluate_model,
-    is_better,
     pixel_size_range,
     summarise_evaluation,
     unseen,
@@ -44,10 +39,7 @@ from tem_pipeline.training.fitting import (
 from tem_pipeline.training.metrics import SCORES
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-BASELINE = "otsu_watershed"
-COMPARED = (*SCORES, "boundary_f", "instance_f1", "diameter_error")
+    pass
 
 
 def model_key(loss: str) -> str:
@@ -114,8 +106,10 @@ def prepare_training(
     Raises
     ------
     UserError
-        When the starting model can't be found, or has seen every validation image.
+        When the crops were made of other annotated images, the starting model can't be found, or it has seen
+        every validation image.
     """
+    _require_same_images("the augmented crops", augmented, catalogue, "materialise augmented_dataset again")
     profile = PROFILES[augmented["profile"].iloc[0]]
     base_width, remark = profile.base_width, ""
     training, validation = (from_catalogue(catalogue, part) for part in ("training", "validation"))
@@ -149,6 +143,18 @@ def prepare_training(
         split_seed=int(catalogue["split_seed"].iloc[0]),
         sets=tuple(sorted(set(catalogue["set_name"]))),
     )
+
+
+def _require_same_images(what: str, made: pd.DataFrame, catalogue: pd.DataFrame, remedy: str) -> None:
+    """Refuse an artefact that was made from other annotated images, or from another split of them.
+
+    Crops of an earlier split may show the present test images. A model trained on them could not be tested.
+    """
+    present = catalogue["dataset_hash"].iloc[0]
+    other = [str(value)[:12] for value in made["dataset_hash"].unique() if value != present]
+    if made.empty or other:
+        source = f"the annotated images {', '.join(other)}" if other else "no annotated image"
+        raise UserError(f"{what} were made from {source}, the present ones are {present[:12]}: {remedy}")
 
 
 def _starting_model(installation: Installation, reference: str) -> StartingModel | None:
@@ -295,128 +301,12 @@ def _predictions(model: SegmentationModel, training: Training) -> tuple[bytes, b
     drawn = loss_comparison_figure(
         [image.image for image in shown],
         [image.class_map == len(image.classes) - 1 for image in shown],
-        {training.loss: [_cores(model, image) for image in shown]},
+        {training.loss: [predicted_cores(model, image) for image in shown]},
     )
     return figure_png(drawn), figure_png(drawn, dpi=60)
 
 
-def _cores(model: SegmentationModel, image: AnnotatedImage) -> np.ndarray:
+def predicted_cores(model: SegmentationModel, image: AnnotatedImage) -> np.ndarray:
+    """Give the mask of the cores that a model finds in an annotated image."""
     class_map, _ = predict_classes(model, image.image, pixel_size_nm=image.square_pixel_nm)
     return class_map == model.card.classes.index("core")
-
-
-def compare_losses(installation: Installation, catalogue: pd.DataFrame) -> tuple[pd.DataFrame, "Figure"]:
-    """Compare the models of all losses, and Otsu's threshold, on the test images.
-
-    Parameters
-    ----------
-    installation : Installation
-    catalogue : DataFrame
-        Table of the annotated images.
-
-    Returns
-    -------
-    DataFrame
-        One row per loss, and one of the baseline, with scores and 95 % intervals.
-    Figure
-        Predictions on two test images.
-
-    Raises
-    ------
-    UserError
-        When no model was trained on these images, or no test image is new to all models.
-    """
-    from tem_pipeline.reports.figures import loss_comparison_figure
-
-    models = _trained_models(installation.layout, catalogue["dataset_hash"].iloc[0])
-    loaded = [_load_version(installation, str(version)) for version in models["model_version"]]
-    # A model that others were started from may have been trained on a present test image.
-    cards = [model.card for model in loaded]
-    images = unseen(from_catalogue(catalogue, "test"), *cards, validation_too=True)
-    if not images:
-        raise UserError("every test image was seen by a model that a training started from: annotate others")
-    rows, pictures = [], {}
-    for trained, model in zip(models.itertuples(), loaded, strict=True):
-        rows.append(_score_row(str(trained.loss), str(trained.model_version), evaluate_model(model, images)))
-        pictures[str(trained.loss)] = [_cores(model, image) for image in images[:2]]
-    # Standardised images are dark on light in every mode.
-    otsu = [otsu_watershed(image.image, "bright_field") > 0 for image in images]
-    counted = pd.DataFrame([compare_cores(i, o) for i, o in zip(images, otsu, strict=True)])
-    counted["group"] = [image.group for image in images]
-    rows.append(_score_row(BASELINE, "", counted))
-    core = len(images[0].classes) - 1
-    figure = loss_comparison_figure(
-        [image.image for image in images[:2]], [image.class_map == core for image in images[:2]], pictures
-    )
-    return pd.DataFrame(rows).assign(dataset_hash=catalogue["dataset_hash"].iloc[0]), figure
-
-
-def _trained_models(layout: Layout, dataset_hash: str) -> pd.DataFrame:
-    """Collect the table rows of the models trained on a dataset; losses not trained on it are left out."""
-    tables = [layout.table(model_key(loss)) for loss in LOSSES]
-    rows = pd.concat([pd.DataFrame(), *(read_table(table) for table in tables if table.exists())])
-    if len(rows):
-        rows = rows[rows["dataset_hash"] == dataset_hash]
-    if rows.empty:
-        raise UserError("no model was trained on the present annotated images: materialise a model first")
-    return rows.reset_index(drop=True)
-
-
-def _load_version(installation: Installation, version: str) -> SegmentationModel:
-    settings = installation.settings
-    folder = champion.fetch_version(installation.store, version)
-    return load_model(folder, settings.threads, settings.precision)
-
-
-def _score_row(loss: str, version: str, evaluated: pd.DataFrame) -> dict[str, Any]:
-    summary = summarise_evaluation(evaluated)
-    row: dict[str, Any] = {"loss": loss, "model_version": version}
-    for name in COMPARED:
-        low, high = summary["intervals"][name]
-        row |= {name: summary[name], f"{name}_low": low, f"{name}_high": high}
-    return row | {"images": summary["images"], "sources": evaluated["group"].nunique()}
-
-
-def choose_champion(installation: Installation, catalogue: pd.DataFrame) -> dict[str, Any]:
-    """Promote the best trained model if it beats the champion on images that are new to both.
-
-    Returns
-    -------
-    dict
-        The row of the table `champion_model`: the champion, the verdict, and the champion's scores on the
-        test images that are new to it, None if there is none.
-
-    Raises
-    ------
-    UserError
-        When no model was trained on these images, or the model store can't be reached.
-    """
-    store, layout, settings = installation.store, installation.layout, installation.settings
-    models = _trained_models(layout, catalogue["dataset_hash"].iloc[0])
-    version = str(models.sort_values("validation_dice").iloc[-1]["model_version"])
-    verdict = {"promote": True, "reason": "the first model is champion"}
-    if champion.champion_version(store) is not None:
-        champion.check_champion(store, layout)
-        current = load_model(layout.champion, settings.threads, settings.precision)
-        if current.card.version == version:
-            verdict = {"promote": False, "reason": "the best model is champion already"}
-        else:
-            candidate = _load_version(installation, version)
-            verdict = is_better(candidate, current, from_catalogue(catalogue, "validation"))
-    if verdict["promote"]:
-        champion.promote(store, layout, version)
-    model = load_model(layout.champion, settings.threads, settings.precision)
-    # A champion of an earlier split may have been trained on a present test image.
-    tests = unseen(from_catalogue(catalogue, "test"), model.card, validation_too=True)
-    tested = summarise_evaluation(evaluate_model(model, tests)) if tests else {"dice": None, "mean_iou": None}
-    return {
-        "model_name": model.card.name,
-        "model_version": model.card.version,
-        "loss": model.card.loss,
-        "candidate_version": version,
-        "promoted": verdict["promote"],
-        "reason": verdict["reason"],
-        "test_images": len(tests),
-        "test_dice": tested["dice"],
-        "test_mean_iou": tested["mean_iou"],
-    }

@@ -9,7 +9,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -248,12 +248,17 @@ def table_fingerprint(source: AnyPath) -> str | None:
     str or None
         None if the table does not exist, is not readable or has no fingerprint.
     """
+    metadata = table_metadata(source)
+    return metadata[_FINGERPRINT].decode() if _FINGERPRINT in metadata else None
+
+
+def table_metadata(source: AnyPath) -> dict[bytes, bytes]:
+    """Read the metadata of a table's schema; empty if the table does not exist or is not readable."""
     try:
         with source.open("rb") as file:
-            metadata = pq.read_schema(file).metadata or {}
+            return pq.read_schema(file).metadata or {}
     except (FileNotFoundError, pa.ArrowException):
-        return None
-    return metadata[_FINGERPRINT].decode() if _FINGERPRINT in metadata else None
+        return {}
 
 
 def encode_tiff(image: np.ndarray, pixel_size_nm: float | None = None) -> bytes:
@@ -335,16 +340,35 @@ def session_lock(layout: Layout, session: str, timeout_s: float = 3600) -> Itera
     UserError
         When another process holds the lock for longer than `timeout_s`, or its folder is not writable.
     """
-    _safe(session)
+    with _lock(layout, _safe(session), f"session {session} is being processed", timeout_s):
+        yield
+
+
+@contextmanager
+def training_lock(layout: Layout, timeout_s: float = 3600) -> Iterator[None]:
+    """Hold the lock of the training tables. The system frees it if the process dies.
+
+    Raises
+    ------
+    UserError
+        When another training holds the lock for longer than `timeout_s`, or its folder is not writable.
+    """
+    # No session's key starts with a point.
+    with _lock(layout, ".training", "the training tables are being written", timeout_s):
+        yield
+
+
+@contextmanager
+def _lock(layout: Layout, name: str, held: str, timeout_s: float) -> Iterator[None]:
     local = is_local(layout.data_root)
     root = Path(str(layout.data_root)) if local else Path(tempfile.gettempdir(), "tem_pipeline")
-    path = root / ".locks" / f"{session}.lock"
+    path = root / ".locks" / f"{name}.lock"
     lock = FileLock(str(path), timeout=timeout_s)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
-        raise UserError(f"session {session} is being processed by somebody else; try again later") from error
+        raise UserError(f"{held} by somebody else; try again later") from error
     except OSError as error:
         raise UserError(
             f"{path}: can't be written ({error.strerror}); make room or give write permission to {root}"
@@ -353,3 +377,12 @@ def session_lock(layout: Layout, session: str, timeout_s: float = 3600) -> Itera
         yield
     finally:
         lock.release()
+
+
+def is_free(lock: AbstractContextManager[None]) -> bool:
+    """Tell whether nobody holds a lock that was made with a timeout of 0."""
+    try:
+        with lock:
+            return True
+    except UserError:
+        return False

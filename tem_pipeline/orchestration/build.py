@@ -10,7 +10,7 @@ from tem_pipeline.orchestration.assets.sessions import SESSION_ASSETS
 from tem_pipeline.orchestration.assets.training import TRAINING_ASSETS
 from tem_pipeline.orchestration.io_managers import LakeTables
 from tem_pipeline.orchestration.jobs import JOBS
-from tem_pipeline.orchestration.resources import SessionLock, TrainingPlan, platform_of
+from tem_pipeline.orchestration.resources import SessionLock, TrainingLock, TrainingPlan, platform_of
 from tem_pipeline.orchestration.session_life.failures import session_failures
 from tem_pipeline.orchestration.session_life.overview import session_overview, session_states_asset
 from tem_pipeline.orchestration.session_life.reprocessing import reprocess_requests, reprocess_sessions
@@ -41,6 +41,7 @@ def build_definitions(installation: Installation, named: Sequence[str] = ()) -> 
             "platform": platform,
             "training_plan": plan,
             "session_lock": SessionLock(platform=platform),
+            "training_lock": TrainingLock(platform=platform),
             "tables": LakeTables(platform=platform),
         },
         # One process per run: starting one per step costs seconds each, and the run holds the session's lock.

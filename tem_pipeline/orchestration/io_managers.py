@@ -7,6 +7,7 @@ from upath import UPath
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration.resources import Platform
+from tem_pipeline.orchestration.table_origins import mark_origins, stale_reason
 from tem_pipeline.storage import (
     collect_unreferenced,
     mark_fingerprint,
@@ -33,11 +34,12 @@ class LakeTables(dg.ConfigurableIOManager):
         table = conform(obj, registered.schema)
         if context.has_asset_partitions:
             table = mark_fingerprint(table, self._fingerprint(context, obj))
+            table = mark_origins(self.platform.layout, table, registered.name, context.partition_key)
         columns = list(registered.file_columns)
         # Somebody who has read the previous table may still open the files that it names.
         previous = _named_files(path, columns)
         write_table(path, table)
-        if context.has_partition_key:
+        if context.has_partition_key or columns:
             collect_unreferenced(path.parent, previous | set(obj[columns].to_numpy().ravel()))
         context.add_output_metadata({"path": dg.MetadataValue.path(str(path)), "rows": len(obj)})
 
@@ -45,7 +47,16 @@ class LakeTables(dg.ConfigurableIOManager):
         """Read the table of the same session, or of the whole asset.
 
         If the input's metadata has `columns`, only these are read.
+
+        Raises
+        ------
+        UserError
+            When a session's table was made from other tables than the present ones.
         """
+        if context.has_partition_key and context.has_asset_partitions:
+            name = context.asset_key.path[-1]
+            if stale := stale_reason(self.platform.layout, name, context.partition_key):
+                raise UserError(f"{stale}: materialise {name} again, or process the session")
         return read_table(self._path(context), (context.definition_metadata or {}).get("columns"))
 
     def _fingerprint(self, context: dg.OutputContext, obj: pd.DataFrame) -> str | None:

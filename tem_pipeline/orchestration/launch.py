@@ -1,15 +1,25 @@
 """Runs jobs in this process, for the command line. Dagster's UI shows these runs like any other."""
 
+import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
+from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.storage.tags import MAX_RETRIES_TAG
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.installation import Installation, prepare_dagster_home
 from tem_pipeline.orchestration.build import build_definitions
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.session_life.failures import failure_reason
+from tem_pipeline.settings import PROJECT_ROOT
+
+CODE_LOCATION = "tem_pipeline.definitions"
+"""The module that `workspace.yaml` loads; Dagster names the location after it."""
 
 
 def open_instance(installation: Installation) -> dg.DagsterInstance:
@@ -17,6 +27,26 @@ def open_instance(installation: Installation) -> dg.DagsterInstance:
     home = installation.dagster_home
     prepare_dagster_home(home)
     return dg.DagsterInstance.from_config(str(home))
+
+
+def _count_as_runs_of_the_code_location(instance: dg.DagsterInstance, job: str) -> None:
+    """Let every run that this instance creates name the code location of `workspace.yaml`.
+
+    Dagster's home page, its timeline and the pages of jobs show only runs that do. A run in this process
+    would name none, because it does not come through Dagster's server.
+    """
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(
+        loadable_target_origin=LoadableTargetOrigin(
+            executable_path=sys.executable,
+            module_name=CODE_LOCATION,
+            working_directory=str(PROJECT_ROOT),
+        ),
+        location_name=CODE_LOCATION,
+    )
+    origin = RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME).get_job_origin(job)
+    instance.create_run_for_job = partial(  # type: ignore[method-assign]
+        instance.create_run_for_job, remote_job_origin=origin
+    )
 
 
 def run_job(
@@ -55,6 +85,7 @@ def run_job(
         job = build_definitions(installation, named).resolve_job_def(name)
         if session is not None:
             instance.add_dynamic_partitions(str(SESSIONS.name), [session])
+        _count_as_runs_of_the_code_location(instance, name)
         result = job.execute_in_process(
             instance=instance,
             partition_key=session,
@@ -63,7 +94,8 @@ def run_job(
                 "resources": {key: {"config": dict(config)} for key, config in (resources or {}).items()},
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
             },
-            tags=dict(tags or {}),
+            # Nobody but the person who started this run decides whether it is tried again.
+            tags={MAX_RETRIES_TAG: "0", **(tags or {})},
             raise_on_error=False,
         )
         if not result.success:

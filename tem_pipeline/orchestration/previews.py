@@ -1,11 +1,12 @@
 """Pictures and small tables as metadata for Dagster's pages."""
 
 import base64
+import re
 
 import dagster as dg
 import pandas as pd
 
-from tem_pipeline.text import counted
+from tem_pipeline.text import counted, printable
 
 # Columns of a small table of statistics.
 STATISTICS = [
@@ -21,6 +22,8 @@ STATISTICS = [
     "more_images_needed",
 ]
 LARGEST_PICTURE_BYTES = 100_000
+LONGEST_CELL = 200
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]<>()#!|&~:@]")
 
 
 def picture(png: bytes) -> dg.MarkdownMetadataValue:
@@ -46,5 +49,14 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}"
-    # Names and reasons come from users, so they must not break the table.
-    return str(value).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")[:200]
+    return escaped(value)
+
+
+def escaped(value: object) -> str:
+    """Make text from outside show as it is in Markdown: no link, picture, code, HTML or new line.
+
+    File names and reasons can hold anything, and Dagster's pages draw Markdown.
+    """
+    text = " ".join(printable(value).split())[:LONGEST_CELL]
+    text = _MARKDOWN.sub(lambda mark: f"&#{ord(mark[0])};", text)
+    return text.replace("www.", "www&#46;")  # pages make links of bare addresses too

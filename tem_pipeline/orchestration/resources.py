@@ -9,10 +9,11 @@ import dagster as dg
 from pydantic import Field
 from upath import UPath
 
+from tem_pipeline import progress
 from tem_pipeline.errors import UserError
 from tem_pipeline.installation import Installation, installation_of
 from tem_pipeline.settings import Settings, load_settings, resolve_root
-from tem_pipeline.storage import Layout, read_table, session_lock
+from tem_pipeline.storage import Layout, is_free, read_table, session_lock, training_lock
 from tem_pipeline.tracking.store import REGISTERED_MODEL, ModelStore
 
 PARTITION_TAG = "dagster/partition"
@@ -165,6 +166,21 @@ class SessionLock(dg.ConfigurableResource):
         if session is None:
             raise UserError("a run processes exactly one session: launch it with one partition")
         with session_lock(self.platform.layout, session):
+            yield self
+
+
+class TrainingLock(dg.ConfigurableResource):
+    """Holds the lock of the training tables from the run's first step to its last."""
+
+    platform: dg.ResourceDependency[Platform]
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Any]:
+        """Take the lock when the run starts, and wait for a training that is under way."""
+        layout = self.platform.layout
+        if not is_free(training_lock(layout, timeout_s=0)):
+            progress.say("another training is under way: this one starts when it has ended")
+        with training_lock(layout):
             yield self
 
 

@@ -174,5 +174,24 @@ CHAMPION_SCHEMA = pa.schema(
             "1",
             "mean of the intersections over union of core and background; null without any image",
         ),
+        _DATASET_HASH,
+        column("compared_with", TEXT, "", "version that was champion before; null without a comparison"),
+        column("compared_images", INTEGER, "1", "test images new to candidate and champion"),
+        column("compared_sources", INTEGER, "1", "source micrographs of these images"),
+        column(
+            "dice_difference",
+            REAL,
+            "1",
+            "mean over these sources of the candidate's Dice minus the champion's; null without a comparison",
+        ),
+        *(
+            column(
+                f"dice_difference_{end}",
+                REAL,
+                "1",
+                f"{where} end of its 95 % interval (Student's t); null with fewer than two sources",
+            )
+            for end, where in (("low", "lower"), ("high", "upper"))
+        ),
     ]
 )

@@ -1,4 +1,4 @@
-"""Evaluates a model on annotated images, and compares a candidate with the champion."""
+"""Evaluates a model on annotated images."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +12,6 @@ from tem_pipeline.segmentation.inference import predict_classes
 from tem_pipeline.segmentation.instances import label_instances
 from tem_pipeline.segmentation.models import ModelCard, SegmentationModel
 from tem_pipeline.segmentation.touching import split_touching
-from tem_pipeline.text import counted
 from tem_pipeline.training import metrics
 from tem_pipeline.training.metrics import (
     BOUNDARY_COUNTS,
@@ -263,37 +262,3 @@ def unseen(images: Sequence[AnnotatedImage], *cards: ModelCard, validation_too: 
     if validation_too:
         seen |= {sha for card in cards for sha in card.validation_images}
     return [image for image in images if image.pixel_sha256 not in seen]
-
-
-def is_better(
-    candidate: SegmentationModel, champion: SegmentationModel, images: Sequence[AnnotatedImage]
-) -> dict:
-    """Compare a candidate with the champion on validation images that neither was trained on.
-
-    Returns
-    -------
-    dict
-        promote (bool), reason (one line), images, candidate_dice, champion_dice.
-    """
-    shared = unseen(images, candidate.card, champion.card, validation_too=False)
-    if not shared:
-        reason = (
-            "every validation image is in the training data of one of the models, so they can't be compared"
-        )
-        return {"promote": False, "reason": reason, "images": 0}
-    dice = [
-        float(scores(tuple(evaluate_model(model, shared)[COUNTS].sum().to_numpy()))["dice"])
-        for model in (candidate, champion)
-    ]
-    promote = dice[0] > dice[1]
-    reason = (
-        f"Dice {dice[0]:.4f} against the champion's {dice[1]:.4f} on "
-        f"{counted(len(shared), 'validation image')} that neither was trained on"
-    )
-    return {
-        "promote": promote,
-        "reason": reason,
-        "images": len(shared),
-        "candidate_dice": dice[0],
-        "champion_dice": dice[1],
-    }

@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import dagster as dg
@@ -10,6 +11,7 @@ from upath import UPath
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration import previews
+from tem_pipeline.orchestration.assets import sessions
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import (
     SESSION_FOLDER_TAG,
@@ -19,9 +21,11 @@ from tem_pipeline.orchestration.resources import (
     session_folder,
 )
 from tem_pipeline.orchestration.session_life.failures import failure_reason
+from tem_pipeline.orchestration.session_life.survey import session_states
 from tem_pipeline.settings import PROJECT_ROOT
 from tem_pipeline.simulation.sessions import simulate_session
 from tem_pipeline.storage import read_table
+from tem_pipeline_tests.orchestration.conftest import deliver, lay_champion
 
 
 def test_the_workspace_and_the_settings_of_dagster_load_cleanly(tmp_path: Path):
@@ -86,8 +90,11 @@ def test_ingesting_a_session_gives_its_checks_and_its_manifest(
     (folder / "broken.dm3").write_text("no micrograph")
     result = ingest(definitions, instance, "a_session")
     assert result.success
-    checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
-    assert checks == {"no_file_refused": False, "all_calibrated": True}
+    evaluated = result.get_asset_check_evaluations()
+    checks = {check.check_name: check.passed for check in evaluated}
+    assert checks == {"any_image": True, "no_file_refused": False, "all_calibrated": True}
+    # The result is that of this session: the next one does not overwrite it.
+    assert {check.partition for check in evaluated} == {"a_session"}
     metadata = result.asset_materializations_for_node("raw_tem_images")[0].metadata
     assert metadata["images"].value == 2
     assert "broken.dm3" in str(metadata["manifest"].value)
@@ -95,6 +102,64 @@ def test_ingesting_a_session_gives_its_checks_and_its_manifest(
     assert set(manifest["status"]) == {"ok", "refused"}
     for name in manifest["image_file"].dropna():
         assert (platform.layout.partition("raw_tem_images", "a_session") / name).exists()
+
+
+def test_every_check_of_a_session_is_kept_for_each_session(definitions: dg.Definitions):
+    graph = definitions.resolve_asset_graph()
+    checks = {key: graph.get(key) for key in graph.asset_check_keys}
+    assert checks
+    for key, check in checks.items():
+        assert (check.partitions_def is not None) == graph.get(key.asset_key).is_partitioned, key
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({}, "no image: the folder holds no file of an image format"),
+        ({"note.txt": "…"}, "no image: the folder holds no file of an image format"),
+        ({"a.dm3": "…", "b.tif": ""}, "no image: none of 2 can be measured: a.dm3: "),
+    ],
+)
+def test_a_session_without_an_image_is_failed_and_says_so(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, platform: Platform, files: dict, reason: str
+):
+    folder = Path(str(platform.layout.incoming)) / "a"
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    instance.add_dynamic_partitions(str(SESSIONS.name), ["a"])
+    job = definitions.resolve_job_def("process_session")
+    result = job.execute_in_process(instance=instance, partition_key="a", raise_on_error=False)
+    assert not result.success
+    assert failure_reason(result.all_events).startswith(f"session a: {reason}")
+    failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert ("any_image", True) in [(check.check_name, check.blocking) for check in failed]
+    assert not platform.layout.table("predicted_masks", "a").exists()
+    assert len(read_table(platform.layout.table("raw_tem_images", "a"))) == len(files) - ("note.txt" in files)
+    settings = platform.settings.model_copy(update={"settling_s": 0})
+    (state,) = session_states(platform.layout, settings, time.time())
+    assert state.state == "failed"
+    assert "no image" in str(state.reason)
+
+
+def test_a_faulty_particle_table_fails_a_blocking_check_and_is_not_written(
+    platform: Platform, incoming, files, monkeypatch, definitions, instance
+):
+    lay_champion(platform)
+    deliver(files, incoming / "a")
+    measure = sessions.measure_session
+    monkeypatch.setattr(
+        sessions, "measure_session", lambda *tables: measure(*tables).assign(equivalent_diameter_px=1.0)
+    )
+    instance.add_dynamic_partitions(str(SESSIONS.name), ["a"])
+    job = definitions.resolve_job_def("process_session")
+    result = job.execute_in_process(instance=instance, partition_key="a", raise_on_error=False)
+    assert "equivalent_diameter_px: must be 2 √(area / π)" in failure_reason(result.all_events)
+    (check,) = [one for one in result.get_asset_check_evaluations() if one.check_name == "rules_kept"]
+    assert (check.passed, check.blocking, check.partition) == (False, True, "a")
+    assert "must be 2 √(area / π)" in str(check.metadata["fault"].value)
+    for name in ("particle_table", "size_distributions"):
+        assert not platform.layout.table(name, "a").exists()
 
 
 @pytest.mark.parametrize("key", ["../escape", "a/b"])
@@ -184,7 +249,17 @@ def test_cells_of_previews_cannot_break_out_of_their_table():
 
     text = previews.table(pd.DataFrame({"file": ["a|b\n<script>"], "n": [1.23456]})).value
     assert text is not None
-    assert text.splitlines()[2] == "| a\\|b &lt;script> | 1.235 |"
+    assert text.splitlines()[2] == "| a&#124;b\N{REPLACEMENT CHARACTER}&#60;script&#62; | 1.235 |"
+    for name in (
+        "![x](http://evil/y.png)",
+        "[a](b)",
+        "`code`",
+        "<img src=x>",
+        "https://evil",
+        "www.evil.org",
+    ):
+        text = str(previews.table(pd.DataFrame({"file": [name]})).value).splitlines()[2]
+        assert not any(mark in text for mark in ("](", "`", "<", "://", "www."))
 
 
 def test_a_picture_too_large_for_the_event_log_is_named_instead():

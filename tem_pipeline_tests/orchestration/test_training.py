@@ -1,14 +1,25 @@
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import dagster as dg
+import pandas as pd
 import pytest
+import yaml
+from matplotlib.figure import Figure
 
+from tem_pipeline.errors import UserError
 from tem_pipeline.installation import Installation, installation_of
+from tem_pipeline.orchestration import io_managers
+from tem_pipeline.orchestration.assets import training
+from tem_pipeline.orchestration.launch import open_instance, run_job
+from tem_pipeline.orchestration.resources import TrainingLock
 from tem_pipeline.orchestration.training_run import train_sets
 from tem_pipeline.segmentation.models import read_card, write_card
-from tem_pipeline.settings import Settings
+from tem_pipeline.settings import PROJECT_ROOT, Settings
 from tem_pipeline.simulation.sessions import simulate_annotated_set
-from tem_pipeline.storage import read_table
+from tem_pipeline.storage import read_table, training_lock, write_table
 from tem_pipeline.training.fitting import PROFILES
 
 
@@ -67,3 +78,95 @@ def test_training_from_the_pretrained_model_keeps_its_width(laboratory: Installa
     assert logged["start_weights_sha256"] == first.weights_sha256
     assert "pretrained version 9" in logged["start_remark"]
     assert "base width 4, not the plan's, ds_unet of base width 6" in logged["start_remark"]
+
+
+def test_every_training_asset_holds_the_lock_of_the_training_tables(definitions: dg.Definitions):
+    graph = definitions.resolve_asset_graph()
+    found = {
+        key.to_user_string(): "training_lock" in graph.get(key).assets_def.required_resource_keys
+        for key in graph.get_all_asset_keys()
+        if graph.get(key).is_materializable
+    }
+    assert found == {key: key.startswith("training/") for key in found}
+
+
+def test_a_training_waits_for_the_one_that_is_under_way(platform, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(training_lock.__wrapped__, "__defaults__", (0.1,))  # type: ignore[attr-defined]
+    context = dg.build_init_resource_context()
+    with training_lock(platform.layout):
+        started = time.monotonic()
+        with (
+            pytest.raises(UserError, match="the training tables are being written by somebody else"),
+            TrainingLock(platform=platform).yield_for_execution(context),
+        ):
+            pass
+        assert time.monotonic() - started >= 0.1
+    with TrainingLock(platform=platform).yield_for_execution(context):
+        pass
+
+
+def made_long_ago(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"former")
+    os.utime(path, (0, 0))
+    return path
+
+
+def make_crops(laboratory: Installation) -> None:
+    assets = ["training/annotated_images", "training/augmented_dataset"]
+    plan = {"training_plan": {"sets": ["small"], "profile": "quick"}}
+    run_job(laboratory, "train_models", assets=assets, resources=plan)
+
+
+def test_the_crops_of_the_former_table_stay_until_a_new_one_is_written(
+    laboratory: Installation, monkeypatch: pytest.MonkeyPatch
+):
+    folder = Path(str(laboratory.layout.partition("training/augmented_dataset")))
+    former, unnamed = made_long_ago(folder / "former.parquet"), made_long_ago(folder / "unnamed.parquet")
+    table = laboratory.layout.table("training/augmented_dataset")
+    write_table(table, pd.DataFrame({"shard_file": [former.name]}))
+    full_disk = [UserError("the disk is full")]
+
+    def write(target, written) -> None:
+        if target == table and full_disk:
+            raise full_disk.pop()
+        write_table(target, written)
+
+    monkeypatch.setattr(io_managers, "write_table", write)
+    with pytest.raises(UserError, match="the disk is full"):
+        make_crops(laboratory)
+    assert former.exists()
+    make_crops(laboratory)
+    assert former.exists()  # a reader of the former table may still open it
+    assert not unnamed.exists()
+    made_long_ago(former)
+    make_crops(laboratory)
+    assert not former.exists()
+
+
+def test_the_figure_of_the_former_comparison_stays(platform, monkeypatch: pytest.MonkeyPatch):
+    reports = Path(str(platform.layout.reports)) / "loss_comparison"
+    former, unnamed = made_long_ago(reports / "figure_4-former.png"), made_long_ago(reports / "figure_4-unnamed.png")
+    write_table(platform.layout.table("training/loss_comparison"), pd.DataFrame({"figure": [former.name]}))
+    compared = pd.DataFrame([dict.fromkeys([*training.COMPARED, "dice_low", "dice_high"], 0.5)])
+    compared = compared.assign(loss="dice", images=1)
+    monkeypatch.setattr(training, "compare_losses", lambda *arguments: (compared, Figure()))
+    training.loss_comparison(
+        platform=platform, training_lock=TrainingLock(platform=platform), annotated_images=pd.DataFrame()
+    )
+    assert former.exists()
+    assert not unnamed.exists()
+
+
+def test_runs_of_the_command_line_count_on_the_pages_of_dagster(laboratory: Installation):
+    make_crops(laboratory)
+    location = yaml.safe_load((PROJECT_ROOT / "workspace.yaml").read_text())["load_from"][0]
+    module = location["python_module"]["module_name"]
+    with open_instance(laboratory) as instance:
+        # Home, timeline and the pages of jobs ask for this tag and this origin.
+        shown = instance.get_runs(dg.RunsFilter(tags={".dagster/repository": f"__repository__@{module}"}))
+        assert [run.job_name for run in shown] == ["train_models"]
+        origin = shown[0].remote_job_origin
+        assert origin is not None
+        assert origin.repository_origin.code_location_origin.location_name == module
+        assert shown[0].tags["dagster/max_retries"] == "0"

@@ -13,7 +13,6 @@ from tem_pipeline.training.evaluation import (
     compare_cores,
     diameter_uncertainty,
     evaluate_model,
-    is_better,
     mean_diameter_error,
     pixel_size_range,
     summarise_evaluation,
@@ -62,25 +61,6 @@ def test_images_used_for_training_or_validation_are_left_out():
     card = model(training_images=("pixels a",), validation_images=("pixels b",)).card
     assert [i.name for i in unseen(IMAGES, card, validation_too=True)] == ["c", "d"]
     assert [i.name for i in unseen(IMAGES, card, validation_too=False)] == ["b", "c", "d"]
-
-
-@pytest.mark.parametrize(("candidate", "champion", "promoted"), [(0.0, 0.3, True), (0.3, 0.0, False)])
-def test_only_a_better_candidate_is_promoted(candidate: float, champion: float, promoted: bool):
-    assert is_better(model(candidate), model(champion), IMAGES)["promote"] is promoted
-
-
-def test_an_equal_candidate_is_not_promoted():
-    assert is_better(model(), model(), IMAGES)["promote"] is False
-
-
-def test_training_images_of_either_model_do_not_decide_the_comparison():
-    trained = tuple(f"pixels {name}" for name in "abc")
-    verdict = is_better(model(0.3, training_images=trained), model(), IMAGES)
-    assert verdict["images"] == 1
-    all_of_them = tuple(f"pixels {name}" for name in "abcd")
-    verdict = is_better(model(), model(0.3, training_images=all_of_them), IMAGES)
-    assert verdict["promote"] is False
-    assert "can't be compared" in verdict["reason"]
 
 
 def test_a_threshold_is_chosen_only_if_it_improves_validation():

@@ -12,10 +12,11 @@ import pandas as pd
 
 from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.resources import Platform
+from tem_pipeline.orchestration.table_origins import stale_reason
 from tem_pipeline.particles.activity_tables import read_activity, unknown_samples
 from tem_pipeline.particles.distributions import sample_summary as summarise_samples
 from tem_pipeline.particles.structure_activity import structure_activity_of
-from tem_pipeline.storage import read_table, sessions_with_tables, write_bytes
+from tem_pipeline.storage import Layout, read_table, sessions_with_tables, write_bytes
 
 GROUP: dict[str, Any] = {
     "group_name": "analysis",
@@ -41,7 +42,12 @@ _SESSION_TABLES = ("particle_table", "raw_tem_images", "predicted_masks")
 def sample_summary(platform: Platform):
     """Statistics of each sample over the fields of all its sessions."""
     layout = platform.layout
-    sessions = sorted(sessions_with_tables(layout, *_SESSION_TABLES))
+    found = sorted(sessions_with_tables(layout, *_SESSION_TABLES))
+    stale = {key: _stale(layout, key) for key in found}
+    sessions = [key for key in found if stale[key] is None]
+    waiting = pd.DataFrame(
+        [(key, reason) for key, reason in stale.items() if reason], columns=["session", "reason"]
+    )
     particles, manifest, masks = (
         pd.concat([read_table(layout.table(name, key)) for key in sessions], ignore_index=True)
         if sessions
@@ -55,11 +61,18 @@ def sample_summary(platform: Platform):
         metadata={
             "sessions": len(sessions),
             "samples": summary["sample_id"].nunique(),
+            "sessions left out": len(waiting),
+            "left out until they are processed": previews.table(waiting),
             "diameters": previews.table(
                 diameters[["sample_id", "n_sessions", *previews.STATISTICS, "dispersion", "differences"]]
             ),
         },
     )
+
+
+def _stale(layout: Layout, session: str) -> str | None:
+    """Say why a session's tables don't belong together: it was ingested again and waits for the night."""
+    return next((reason for name in _SESSION_TABLES if (reason := stale_reason(layout, name, session))), None)
 
 
 @dg.asset(

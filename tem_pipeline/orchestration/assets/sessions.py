@@ -5,17 +5,20 @@ return none. Modules that draw pictures are imported inside the assets, because 
 as long as loading Dagster.
 """
 
+import warnings
 from typing import Any
 
 import dagster as dg
 import pandas as pd
 
 from tem_pipeline import progress
+from tem_pipeline.errors import UserError
 from tem_pipeline.images_in_flight import most_in_flight
 from tem_pipeline.micrographs.session_images import ingest_session
 from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.partitions import SESSIONS
 from tem_pipeline.orchestration.resources import Platform, SessionLock, session_folder
+from tem_pipeline.orchestration.session_life.session_tables import no_image_reason
 from tem_pipeline.particles.checks import check_particle_table
 from tem_pipeline.particles.distributions import PARTICLE_COLUMNS
 from tem_pipeline.particles.distributions import size_distributions as distribute
@@ -25,7 +28,7 @@ from tem_pipeline.segmentation.models import load_model
 from tem_pipeline.text import counted
 from tem_pipeline.tracking.champion import NO_CHAMPION_YET, champion_or_pretrained
 
-WARN = dg.AssetCheckSeverity.WARN
+WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
 GROUP: dict[str, Any] = {
     "group_name": "sessions",
     "partitions_def": SESSIONS,
@@ -36,13 +39,21 @@ GROUP: dict[str, Any] = {
 COUNTED = {"particle_table": dg.AssetIn(metadata={"columns": list(PARTICLE_COLUMNS)})}
 
 
+def _check(name: str, asset: str, description: str, blocking: bool = False) -> dg.AssetCheckSpec:
+    """Specify a check of one session. Without partitions the next session would overwrite its result."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return dg.AssetCheckSpec(
+            name, asset=asset, description=description, blocking=blocking, partitions_def=SESSIONS
+        )
+
+
 @dg.asset(
     **GROUP,
     check_specs=[
-        dg.AssetCheckSpec("no_file_refused", asset="raw_tem_images", description="Every file could be read."),
-        dg.AssetCheckSpec(
-            "all_calibrated", asset="raw_tem_images", description="Every image has a pixel size."
-        ),
+        _check("any_image", "raw_tem_images", "There is an image to measure.", blocking=True),
+        _check("no_file_refused", "raw_tem_images", "Every file could be read."),
+        _check("all_calibrated", "raw_tem_images", "Every image has a pixel size."),
     ],
 )
 def raw_tem_images(context: dg.AssetExecutionContext, platform: Platform, session_lock: SessionLock):
@@ -55,7 +66,8 @@ def raw_tem_images(context: dg.AssetExecutionContext, platform: Platform, sessio
     refused = manifest[manifest["status"] == "refused"]
     measured = manifest[manifest["status"] == "ok"]
     uncalibrated = measured[measured["calibration"] == "missing"]
-    return dg.MaterializeResult(
+    no_image = no_image_reason(manifest)
+    yield dg.MaterializeResult(
         value=manifest,
         metadata={
             "images": len(measured),
@@ -68,6 +80,12 @@ def raw_tem_images(context: dg.AssetExecutionContext, platform: Platform, sessio
             ),
         },
         check_results=[
+            dg.AssetCheckResult(
+                check_name="any_image",
+                passed=no_image is None,
+                severity=ERROR,
+                metadata={"reason": no_image or f"{len(measured)} images"},
+            ),
             dg.AssetCheckResult(
                 check_name="no_file_refused",
                 passed=refused.empty,
@@ -82,13 +100,16 @@ def raw_tem_images(context: dg.AssetExecutionContext, platform: Platform, sessio
             ),
         ],
     )
+    if no_image:
+        # The manifest is written, so that everybody can read why no file is measured.
+        raise UserError(f"session {session}: {no_image}")
 
 
 @dg.asset(
     **GROUP,
     check_specs=[
-        dg.AssetCheckSpec("particles_found", asset="predicted_masks", description="Every image has cores."),
-        dg.AssetCheckSpec("images_good", asset="predicted_masks", description="No image needs a review."),
+        _check("particles_found", "predicted_masks", "Every image has cores."),
+        _check("images_good", "predicted_masks", "No image needs a review."),
     ],
 )
 def predicted_masks(
@@ -160,7 +181,12 @@ def predicted_masks(
     )
 
 
-@dg.asset(**GROUP)
+@dg.asset(
+    **GROUP,
+    check_specs=[
+        _check("rules_kept", "particle_table", "Every row keeps the rules of its columns.", blocking=True)
+    ],
+)
 def particle_table(
     context: dg.AssetExecutionContext,
     platform: Platform,
@@ -176,9 +202,18 @@ def particle_table(
         predicted_masks,
         layout.partition("predicted_masks", session),
     )
-    check_particle_table(particles)
+    fault = _fault_of(particles)
+    yield dg.AssetCheckResult(
+        check_name="rules_kept",
+        passed=fault is None,
+        severity=ERROR,
+        metadata={"fault": fault or "none", "rows": len(particles)},
+    )
+    if fault:
+        # Raised before the table is written: the previous one stays, and nothing is made from this one.
+        raise UserError(f"session {session}: {fault}")
     counted = particles[~particles["touches_edge"].astype(bool)]
-    return dg.MaterializeResult(
+    yield dg.MaterializeResult(
         value=particles,
         metadata={
             "particles": len(particles),
@@ -189,6 +224,14 @@ def particle_table(
             ),
         },
     )
+
+
+def _fault_of(particles: pd.DataFrame) -> str | None:
+    try:
+        check_particle_table(particles)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 @dg.asset(**GROUP, ins=COUNTED)

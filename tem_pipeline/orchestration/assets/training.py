@@ -15,18 +15,12 @@ from tem_pipeline.annotation.catalogue import from_catalogue, to_catalogue
 from tem_pipeline.annotation.datasets import AnnotatedImage, combine_sets, read_annotated_set
 from tem_pipeline.annotation.splitting import PARTS, split_sources
 from tem_pipeline.errors import UserError
-from tem_pipeline.model_training import (
-    COMPARED,
-    choose_champion,
-    compare_losses,
-    model_key,
-    prepare_training,
-    train_model,
-)
+from tem_pipeline.model_comparison import COMPARED, choose_champion, compare_losses
+from tem_pipeline.model_training import model_key, prepare_training, train_model
 from tem_pipeline.orchestration import previews
-from tem_pipeline.orchestration.resources import Platform, TrainingPlan
+from tem_pipeline.orchestration.resources import Platform, TrainingLock, TrainingPlan
 from tem_pipeline.segmentation.instances import label_instances
-from tem_pipeline.storage import collect_unreferenced, write_content
+from tem_pipeline.storage import collect_unreferenced, read_table, write_content
 from tem_pipeline.tables import LOSSES
 from tem_pipeline.training.fitting import PROFILES, Profile
 from tem_pipeline.training.metrics import SCORES
@@ -38,7 +32,7 @@ LOWEST_CHAMPION_DICE = 0.8
 
 
 @dg.asset(**GROUP, kinds={"parquet"})
-def annotated_images(platform: Platform, training_plan: TrainingPlan):
+def annotated_images(platform: Platform, training_lock: TrainingLock, training_plan: TrainingPlan):
     """Annotated sets, checked, hashed, and split by source micrograph into training, validation and test."""
     combined = combine_sets([read_annotated_set(folder) for folder in training_plan.folders(platform)])
     parts = split_sources([image.group for image in combined.images], training_plan.split_seed).tolist()
@@ -79,7 +73,12 @@ def _annotation_png(image: AnnotatedImage) -> bytes:
     kinds={"parquet"},
     ins=CATALOGUE,
 )
-def augmented_dataset(platform: Platform, training_plan: TrainingPlan, annotated_images: pd.DataFrame):
+def augmented_dataset(
+    platform: Platform,
+    training_lock: TrainingLock,
+    training_plan: TrainingPlan,
+    annotated_images: pd.DataFrame,
+):
     """Augmented crops of the training images, in Parquet shards with the source and transform of each row."""
     profile = _profile(training_plan)
     images = from_catalogue(annotated_images, "training")
@@ -102,7 +101,6 @@ def augmented_dataset(platform: Platform, training_plan: TrainingPlan, annotated
             "seed": training_plan.seed,
         }
     )
-    collect_unreferenced(folder, index["shard_file"])
     return dg.MaterializeResult(
         value=index,
         metadata={
@@ -131,6 +129,7 @@ def _build_model_asset(loss: str) -> dg.AssetsDefinition:
     def model(
         context: dg.AssetExecutionContext,
         platform: Platform,
+        training_lock: TrainingLock,
         training_plan: TrainingPlan,
         annotated_images: pd.DataFrame,
         augmented_dataset: pd.DataFrame,
@@ -172,15 +171,17 @@ MODEL_DEPS = [dg.AssetKey.from_user_string(model_key(loss)) for loss in LOSSES]
 
 
 @dg.asset(**GROUP, kinds={"parquet"}, deps=MODEL_DEPS, ins=CATALOGUE)
-def loss_comparison(platform: Platform, annotated_images: pd.DataFrame):
+def loss_comparison(platform: Platform, training_lock: TrainingLock, annotated_images: pd.DataFrame):
     """The paper's table 1 and figure 4 for our data: every loss on the test images, and Otsu's threshold."""
     from tem_pipeline.reports.figures import figure_png
 
     comparison, figure = compare_losses(platform.installation, annotated_images)
     folder = platform.layout.reports / "loss_comparison"
     comparison["figure"] = write_content(folder, "figure_4", ".png", figure_png(figure))
-    # Older versions kept the report of a session of this name here.
-    collect_unreferenced(folder, comparison["figure"], pattern="figure_4-*.png")
+    # The former table names its figure until this one has replaced it. Older versions kept the report of a
+    # session of this name here.
+    figures = {*comparison["figure"], *_former_figures(platform)}
+    collect_unreferenced(folder, figures, pattern="figure_4-*.png")
     return dg.MaterializeResult(
         value=comparison,
         metadata={
@@ -191,6 +192,11 @@ def loss_comparison(platform: Platform, annotated_images: pd.DataFrame):
             "figure 4": previews.picture(figure_png(figure, dpi=50)),
         },
     )
+
+
+def _former_figures(platform: Platform) -> set[str]:
+    former = platform.layout.table("training/loss_comparison")
+    return set(read_table(former, ["figure"])["figure"]) if former.exists() else set()
 
 
 @dg.asset(
@@ -206,8 +212,8 @@ def loss_comparison(platform: Platform, annotated_images: pd.DataFrame):
         )
     ],
 )
-def champion_model(platform: Platform, annotated_images: pd.DataFrame):
-    """The registry's alias `champion`: it moves only to a model that is better on images new to both."""
+def champion_model(platform: Platform, training_lock: TrainingLock, annotated_images: pd.DataFrame):
+    """The registry's alias `champion`. It moves only to a model that is surely better on new images."""
     row = choose_champion(platform.installation, annotated_images)
     dice = row["test_dice"] if row["test_images"] else "no test image is new to the champion"
     return dg.MaterializeResult(

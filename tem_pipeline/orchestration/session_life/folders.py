@@ -208,13 +208,13 @@ def still_arriving(snapshot: FolderSnapshot, unchanged_for_s: float, settling_s:
     settling_s : float
         Seconds without a change after which a session without a marker is complete.
     """
-    if snapshot.n_images == 0:
-        return "it holds no image"
     if snapshot.marked:
         return None
     if snapshot.unfinished:
         return snapshot.unfinished
     if unchanged_for_s < settling_s:
+        if snapshot.n_images == 0:
+            return "it holds no image yet"
         return f"its files changed less than {settling_s:g} s ago"
     return None
 

@@ -20,6 +20,7 @@ from tem_pipeline.orchestration.session_life.folders import (
     still_arriving,
     take_snapshot,
 )
+from tem_pipeline.orchestration.session_life.session_tables import NO_IMAGE
 from tem_pipeline.orchestration.session_life.tick_time import OutOfTimeError
 from tem_pipeline.storage import Layout, write_bytes
 
@@ -173,6 +174,8 @@ def _scan(
         known.folder_times, known.scanned_at = snapshot.folder_times, now
         known.since = min(known.since, now)  # the clock may have been set back
         waiting = still_arriving(snapshot, now - known.since, settling_s)
+        if waiting is None and snapshot.n_images == 0:
+            return ObservedFolder(folder, fault=NO_IMAGE)
         if waiting is None and known.fingerprint is None:
             fingerprint = resumable_fingerprint(folder.path, known.digests, out_of_time)
             known.digests = {}
@@ -198,10 +201,12 @@ def observe_one(folder: SessionFolder, log: ObservationLog, now: float, settling
     if known is not None and known.signature != snapshot.signature:
         known = None
     # If nobody has watched the folder yet, the times of its files tell how long it has been unchanged.
-    since = known.since if known else snapshot.changed_at
+    since = known.since if known else snapshot.changed_at or max(snapshot.folder_times.values()) / 1e9
+    waiting = still_arriving(snapshot, now - since, settling_s)
     return ObservedFolder(
         folder,
-        waiting=still_arriving(snapshot, now - since, settling_s),
+        fault=NO_IMAGE if waiting is None and snapshot.n_images == 0 else None,
+        waiting=waiting,
         fingerprint=known.fingerprint if known else None,
         changed_at=datetime.fromtimestamp(snapshot.changed_at, UTC) if snapshot.changed_at else None,
     )

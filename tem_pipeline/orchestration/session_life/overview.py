@@ -1,7 +1,5 @@
 """Shows all sessions in Dagster's pages: a sensor keeps the asset `session_states` current."""
 
-import hashlib
-import json
 import time
 from collections import Counter
 from datetime import datetime
@@ -14,11 +12,10 @@ from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.resources import Platform
 from tem_pipeline.orchestration.session_life.states import SessionState, StateName
-from tem_pipeline.orchestration.session_life.survey import as_record, session_states
-from tem_pipeline.orchestration.session_life.tick_time import OutOfTimeError, stopwatch
-from tem_pipeline.storage import write_table
+from tem_pipeline.orchestration.session_life.survey import as_record, from_record, look_at_sessions
+from tem_pipeline.orchestration.session_life.tick_time import stopwatch
+from tem_pipeline.storage import AnyPath, read_table, write_table
 from tem_pipeline.tables import STATES_SCHEMA
-from tem_pipeline.text import counted
 
 STATES_TABLE = "session_states"
 # Each time a state changes, the whole page is written into Dagster's event log.
@@ -75,22 +72,43 @@ def _minute(moment: datetime | None) -> str:
 def session_overview(
     context: dg.SensorEvaluationContext, platform: Platform
 ) -> dg.SensorResult | dg.SkipReason:
-    """Look at every session, and update the table and the page if a state has changed."""
+    """Look at the sessions, and update the table and the page if a state has changed.
+
+    The table is what the next tick compares with. So a state that couldn't be written is written later.
+    """
+    path = platform.layout.table(STATES_TABLE)
+    former = _former_states(path)
     try:
-        states = session_states(
-            platform.layout, platform.settings, time.time(), out_of_time=stopwatch(TICK_SECONDS)
+        states, next_key = look_at_sessions(
+            platform.layout,
+            platform.settings,
+            time.time(),
+            former or [],
+            context.cursor or "",
+            stopwatch(TICK_SECONDS),
         )
-    except OutOfTimeError:
-        return dg.SkipReason("the tables are still being read; the next tick continues")
+        records = [as_record(state) for state in states]
+        changed = former is None or records != [as_record(state) for state in former]
+        if changed:
+            write_table(path, pa.Table.from_pylist(records, STATES_SCHEMA))
     except UserError as error:
         return dg.SkipReason(str(error))
-    records = [as_record(state) for state in states]
-    seen = hashlib.sha256(json.dumps(records).encode()).hexdigest()
-    if seen == context.cursor:
-        return dg.SkipReason(f"{counted(len(states), 'session')}, as before")
-    try:
-        write_table(platform.layout.table(STATES_TABLE), pa.Table.from_pylist(records, STATES_SCHEMA))
-    except UserError as error:
-        context.log.error(str(error))
+    more = f"; the next tick continues at {next_key}" if next_key else ""
+    if not changed:
+        context.update_cursor(next_key)
+        return dg.SkipReason(f"{len(states)} sessions, as before{more}")
     event = dg.AssetMaterialization(STATES_TABLE, metadata=states_page(states))
-    return dg.SensorResult(asset_events=[event], cursor=seen)
+    context.update_cursor(next_key)
+    return dg.SensorResult(
+        asset_events=[event],
+        # Dagster calls a tick without a run skipped, and shows this as its reason.
+        skip_reason=f"wrote the table of {len(states)} sessions: a state has changed{more}",
+    )
+
+
+def _former_states(path: AnyPath) -> list[SessionState] | None:
+    """Read the states that the table shows; None if there is no table, or one of another version."""
+    try:
+        return [from_record(row) for row in read_table(path).to_dict("records")]
+    except (UserError, OSError, pa.ArrowException, TypeError, ValueError):
+        return None

@@ -91,7 +91,7 @@ def requests_at_night(
         if out_of_time():
             break
         recorded = recorded_fingerprints(layout, key)
-        if _is_done(layout, key, recorded, fingerprint):
+        if _is_done(layout, key, recorded, fingerprint) or _has_no_image(layout, key, recorded, fingerprint):
             continue
         attempt = attempt_at_night(fingerprint, recorded, past_runs(instance, key), limit)
         if attempt is not None:
@@ -106,6 +106,13 @@ def _is_done(layout: Layout, key: str, recorded: Mapping[str, str | None], finge
     """
     complete = all(found == fingerprint for found in recorded.values())
     return complete and not layout.table(FAILURE_TABLE, key).exists()
+
+
+def _has_no_image(layout: Layout, key: str, recorded: Mapping[str, str | None], fingerprint: str) -> bool:
+    """Tell whether the content was read and has no image: another night would not change that."""
+    if recorded["raw_tem_images"] != fingerprint:
+        return False
+    return not (read_table(layout.table("raw_tem_images", key), ["status"])["status"] == "ok").any()
 
 
 def _folder_outside(layout: Layout, key: str) -> tuple[str, str] | None:

@@ -12,6 +12,7 @@ from tem_pipeline.storage import Layout, read_table, table_fingerprint
 
 # A session is processed once each of these tables holds its folder's content.
 SESSION_TABLES = ("raw_tem_images", "predicted_masks", "particle_table", "size_distributions")
+NO_IMAGE = "no image: the folder holds no file of an image format"
 FAILURE_TABLE = "session_failures"
 REFUSALS_SHOWN = 3
 
@@ -27,6 +28,7 @@ class RecordedTables:
     particles: int | None = None
     refusals: tuple[str, ...] = ()  # the first few refused files with their reasons
     name: str | None = None  # of the session's folder, from the manifest
+    no_image: str | None = None  # why the manifest has no image to measure
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,30 @@ def read_tables(layout: Layout, key: str) -> RecordedTables:
         refused = manifest[manifest["status"] == "refused"]
         facts = {
             "images": int((manifest["status"] == "ok").sum()),
+            "no_image": no_image_reason(manifest),
             "refused": len(refused),
-            "refusals": tuple(f"{row.file}: {row.reason}" for row in refused[:REFUSALS_SHOWN].itertuples()),
+            "refusals": _first_reasons(refused),
             "name": manifest["session_name"].iloc[0] if len(manifest) else None,
         }
     if "particle_table" in written:
         with paths["particle_table"].open("rb") as file:
             facts["particles"] = pq.ParquetFile(file).metadata.num_rows
     return RecordedTables(recorded_fingerprints(layout, key), written, **facts)
+
+
+def _first_reasons(left_out: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(f"{row.file}: {row.reason}" for row in left_out[:REFUSALS_SHOWN].itertuples())
+
+
+def no_image_reason(manifest: pd.DataFrame) -> str | None:
+    """Say why a manifest has no image to measure, or give None if it has one."""
+    if (manifest["status"] == "ok").any():
+        return None
+    if manifest.empty:
+        return NO_IMAGE
+    more = len(manifest) - REFUSALS_SHOWN
+    listed = "; ".join(_first_reasons(manifest)) + (f"; and {more} more" if more > 0 else "")
+    return f"no image: none of {len(manifest)} can be measured: {listed}"
 
 
 def read_failure(layout: Layout, key: str) -> RecordedFailure | None:

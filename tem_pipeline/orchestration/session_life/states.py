@@ -36,7 +36,7 @@ def _processed_by(who: str) -> Transition:
 
 
 def _failed_by(who: str) -> Transition:
-    return Transition(("failed",), "a run fails, or the folder can't be listed", who)
+    return Transition(("failed",), "a run fails, there is no image, or the folder can't be listed", who)
 
 
 _NIGHT, _PERSON = "nightly schedule", "a person"
@@ -166,11 +166,13 @@ def _judge(
         return "arriving", observed.waiting
     ingested = tables.fingerprints.get("raw_tem_images")
     content = (observed.fingerprint if observed else None) or ingested
+    if tables.no_image and content == ingested and not _changed_since_ingested(observed, tables):
+        return "failed", tables.no_image
     if failure and _is_of_now(failure, content, tables):
         return "parked" if failure.failed_attempts >= limit else "failed", failure.reason
     if ingested is None:
         return "complete", None
-    if content != ingested or (observed and _changed_since_ingested(observed, tables)):
+    if content != ingested or _changed_since_ingested(observed, tables):
         return "complete", "its content has changed since it was ingested"
     if any(fingerprint != ingested for fingerprint in tables.fingerprints.values()):
         return "ingested", None
@@ -187,10 +189,10 @@ def _is_of_now(failure: RecordedFailure, content: str | None, tables: RecordedTa
     return same_content and all(failure.failed_at >= written for written in tables.written.values())
 
 
-def _changed_since_ingested(observed: ObservedFolder, tables: RecordedTables) -> bool:
+def _changed_since_ingested(observed: ObservedFolder | None, tables: RecordedTables) -> bool:
     """Judge by file times, where the folder's content isn't known."""
     ingested_at = tables.written.get("raw_tem_images")
-    if observed.fingerprint or observed.changed_at is None or ingested_at is None:
+    if observed is None or observed.fingerprint or observed.changed_at is None or ingested_at is None:
         return False
     return observed.changed_at > ingested_at
 

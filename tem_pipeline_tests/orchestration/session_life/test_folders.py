@@ -17,6 +17,8 @@ from tem_pipeline.orchestration.session_life.folders import (
     still_arriving,
     take_snapshot,
 )
+from tem_pipeline.orchestration.session_life.observations import ObservationLog, observe, observe_one
+from tem_pipeline.orchestration.session_life.session_tables import NO_IMAGE
 from tem_pipeline.orchestration.session_life.tick_time import OutOfTimeError
 
 
@@ -127,10 +129,18 @@ def test_an_emi_waits_for_its_ser(tmp_path):
     assert arriving(tmp_path) is None
 
 
-def test_a_folder_without_images_is_not_complete(tmp_path):
-    assert arriving(tmp_path) == "it holds no image"
-    fill(tmp_path, "notes.txt", ".complete")
-    assert arriving(tmp_path) == "it holds no image"
+def test_a_folder_without_images_is_given_time_and_then_failed(tmp_path):
+    folder = tmp_path / "a"
+    fill(folder, "notes.txt")
+    assert arriving(folder, unchanged_for_s=10) == "it holds no image yet"
+    log = ObservationLog()
+    for now, fault in ((1e9, None), (1e9 + 61, NO_IMAGE)):
+        (found,) = observe(tmp_path, log, now, settling_s=60, out_of_time=lambda: False)
+        assert (found.fault, found.fingerprint) == (fault, None)
+    assert observe_one(found.folder, log, 1e9 + 61, settling_s=60).fault == NO_IMAGE
+    fill(folder, "1.tif")
+    (found,) = observe(tmp_path, log, 1e9 + 62, settling_s=60, out_of_time=lambda: False)
+    assert (found.fault, found.waiting) == (None, "its files changed less than 60 s ago")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")

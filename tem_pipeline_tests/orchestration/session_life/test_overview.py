@@ -1,11 +1,15 @@
+import shutil
+
 import dagster as dg
 import pytest
 
+from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration.resources import Platform
 from tem_pipeline.orchestration.session_life import overview
 from tem_pipeline.orchestration.session_life.overview import session_overview, states_page
 from tem_pipeline.orchestration.session_life.states import SessionState
 from tem_pipeline.particles.query import run_query
+from tem_pipeline.storage import write_table
 from tem_pipeline_tests.orchestration.conftest import deliver
 
 pytestmark = pytest.mark.usefixtures("settle_at_once")
@@ -20,9 +24,11 @@ def tick(instance: dg.DagsterInstance, platform: Platform):
         nonlocal cursor
         context = dg.build_sensor_context(instance=instance, cursor=cursor)
         result = session_overview(context, platform=platform)
+        cursor = context.cursor
         if not isinstance(result, dg.SensorResult):
             return None
-        cursor = result.cursor
+        assert result.skip_reason is not None
+        assert "wrote the table of" in str(result.skip_reason.skip_message)
         (event,) = result.asset_events
         assert isinstance(event, dg.AssetMaterialization)
         return {name: value.value for name, value in event.metadata.items()}
@@ -36,7 +42,7 @@ def test_the_page_is_written_when_a_state_changes_and_only_then(
     deliver(files, incoming / "a|b")
     shown = tick()
     assert shown["complete"] == 1
-    assert "| a\\|b | complete |" in shown["sessions"]
+    assert "| a&#124;b | complete |" in shown["sessions"]
     assert tick() is None
     (incoming / "a|b/4.tif.part").touch()
     assert "4.tif.part is being written" in tick()["sessions"]
@@ -59,17 +65,40 @@ def test_sessions_that_need_a_person_come_first_on_a_small_page():
     assert (page["failed"], page["processed"]) == (1, 10_000)
 
 
-def test_tables_that_take_long_to_read_are_read_in_steps(tick, run, incoming, files, monkeypatch):
-    for name in ("a", "b", "c"):
+def test_a_slow_disk_is_read_in_steps_to_its_end(tick, run, incoming, files, platform, monkeypatch):
+    """However little time there is: each tick continues where the former one stopped."""
+    names = ["a", "b", "c", "d"]
+    for name in names:
         deliver(files[:1], incoming / name)
-        assert run(dg.RunRequest(partition_key=name, job_name="ingest_session"))
-    looks = 2
+    monkeypatch.setattr(overview, "TICK_SECONDS", -1.0)  # time for one session
 
-    def two_looks(seconds: float):
-        left = iter([False] * looks)
-        return lambda: next(left, True)
+    def shown() -> list[str]:
+        rows = run_query(platform.layout.lake, "SELECT name, state FROM session_states").to_pylist()
+        return [f"{row['name']} {row['state']}" for row in rows]
 
-    monkeypatch.setattr(overview, "stopwatch", two_looks)
+    for number in range(1, 5):
+        assert tick()
+        assert shown() == [f"{name} complete" for name in names[:number]]
+    (incoming / "d/4.tif.part").touch()
+    assert [tick() is None for _ in range(4)] == [True, True, True, False]
+    assert shown()[-1] == "d arriving"
+    shutil.rmtree(incoming / "b")
+    tick()
+    assert [row[0] for row in shown()] == ["a", "c", "d"]
+
+
+def test_a_table_that_could_not_be_written_is_written_later(tick, incoming, files, platform, monkeypatch):
+    deliver(files[:1], incoming / "a")
+    full_disk = [UserError("the disk is full")]
+
+    def write(*arguments) -> None:
+        if full_disk:
+            raise full_disk.pop()
+        write_table(*arguments)
+
+    monkeypatch.setattr(overview, "write_table", write)
     assert tick() is None
-    looks = 3
-    assert tick()["ingested"] == 3
+    assert not platform.layout.table("session_states").exists()
+    assert tick()["complete"] == 1
+    assert platform.layout.table("session_states").exists()
+    assert tick() is None

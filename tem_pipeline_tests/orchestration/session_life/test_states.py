@@ -38,6 +38,7 @@ DONE = RecordedTables(dict.fromkeys(SESSION_TABLES, "F"), dict.fromkeys(SESSION_
 INGESTED = RecordedTables(
     {**dict.fromkeys(SESSION_TABLES), "raw_tem_images": "F"}, {"raw_tem_images": NOW}, 3, 0
 )
+NO_IMAGE = replace(INGESTED, images=0, no_image="no image: the folder holds none")
 NOTHING = RecordedTables(dict.fromkeys(SESSION_TABLES), {})
 
 
@@ -71,6 +72,10 @@ def failure(
         (observed(fingerprint="G"), INGESTED, failure(3, "no champion"), "complete", "changed"),
         (observed(fingerprint="F"), DONE, failure(3, "old", EARLIER), "processed", None),
         (None, NOTHING, failure(0, "disk full", content=None), "failed", "disk full"),
+        (observed(fingerprint="F"), NO_IMAGE, None, "failed", "no image"),
+        (observed(fingerprint="F"), NO_IMAGE, failure(3, "session a: no image"), "failed", "no image"),
+        (observed(fingerprint="G"), NO_IMAGE, None, "complete", "changed"),
+        (None, NO_IMAGE, None, "failed", "no image"),
     ],
 )
 def test_each_session_has_one_state_and_its_reason(folder, tables, failed, state, reason):
@@ -100,6 +105,7 @@ class Life:
             {**self.tables.fingerprints, **dict.fromkeys(tables, self.content)},
             {**self.tables.written, **dict.fromkeys(tables, NOW)},
             refused=refused,
+            no_image=None if self.content in "FG" else "no image",
         )
         before = replace(self.failure, failed_at=EARLIER) if self.failure else None
         return replace(self, tables=written, failure=before)
@@ -113,9 +119,12 @@ class Life:
 
     def next(self) -> Iterator["Life"]:
         """Go through everything that may happen next."""
-        yield from (replace(self, arriving=True, content=content) for content in "FG")
+        yield from (replace(self, arriving=True, content=content) for content in "FGN")
         if self.arriving:
             yield replace(self, arriving=False)
+            return
+        if self.content == "N":  # a folder without an image
+            yield self.run(SESSION_TABLES[:1], 0)
             return
         of_other_content = self.tables.fingerprints["raw_tem_images"] != self.content
         by_hand = self.failure is not None and self.failure.fingerprint is None
