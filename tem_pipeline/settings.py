@@ -138,6 +138,12 @@ class Settings(BaseSettings):
             'as JSON: ["tem.example.org"]'
         ),
     )
+    keep_runs_days: int = Field(
+        default=90,
+        ge=1,
+        description="age in days at which runs are deleted from Dagster's records, except those that made a "
+        "present asset",
+    )
     webhook_url: str | None = Field(
         default=None,
         pattern="^https?://",

@@ -11,6 +11,7 @@ from tem_pipeline.orchestration.assets.training import TRAINING_ASSETS
 from tem_pipeline.orchestration.io_managers import LakeTables
 from tem_pipeline.orchestration.jobs import JOBS
 from tem_pipeline.orchestration.resources import SessionLock, TrainingLock, TrainingPlan, platform_of
+from tem_pipeline.orchestration.retention import old_runs
 from tem_pipeline.orchestration.session_life.failures import session_failures
 from tem_pipeline.orchestration.session_life.overview import session_overview, session_states_asset
 from tem_pipeline.orchestration.session_life.reprocessing import reprocess_requests, reprocess_sessions
@@ -35,7 +36,13 @@ def build_definitions(installation: Installation, named: Sequence[str] = ()) -> 
     return dg.Definitions(
         assets=[*SESSION_ASSETS, *TRAINING_ASSETS, *ANALYSIS_ASSETS, session_states_asset],
         jobs=[*JOBS, reprocess_sessions],
-        sensors=[build_arrival_sensor(settings), session_failures, session_overview, reprocess_requests],
+        sensors=[
+            build_arrival_sensor(settings),
+            session_failures,
+            session_overview,
+            reprocess_requests,
+            old_runs,
+        ],
         schedules=[build_nightly_schedule(settings)],
         resources={
             "platform": platform,

@@ -14,7 +14,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from tem_pipeline.errors import UserError
 from tem_pipeline.installation import Installation, prepare_dagster_home
 from tem_pipeline.orchestration.build import build_definitions
-from tem_pipeline.orchestration.partitions import SESSIONS
+from tem_pipeline.orchestration.partitions import add_sessions
 from tem_pipeline.orchestration.session_life.failures import failure_reason
 from tem_pipeline.settings import PROJECT_ROOT
 
@@ -84,7 +84,7 @@ def run_job(
         # Dagster resolves definitions with the instance opened last in this process, which must be open.
         job = build_definitions(installation, named).resolve_job_def(name)
         if session is not None:
-            instance.add_dynamic_partitions(str(SESSIONS.name), [session])
+            add_sessions(instance, [session])
         _count_as_runs_of_the_code_location(instance, name)
         result = job.execute_in_process(
             instance=instance,

@@ -47,6 +47,7 @@ def test_an_input_reads_only_the_columns_that_it_names(
 def test_tables_made_from_other_tables_than_the_present_are_refused(platform: Platform):
     def write(name: str, **columns) -> None:
         frame = pd.DataFrame({column: [value] for column, value in columns.items()})
+        frame = frame.assign(**dict.fromkeys(TABLES[name].file_columns))
         frame.attrs["session_fingerprint"] = columns.get("session_fingerprint")
         context = dg.build_output_context(
             asset_key=name, partition_key="a", asset_partitions_def=dg.StaticPartitionsDefinition(["a"])

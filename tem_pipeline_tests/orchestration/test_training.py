@@ -146,7 +146,10 @@ def test_the_crops_of_the_former_table_stay_until_a_new_one_is_written(
 
 def test_the_figure_of_the_former_comparison_stays(platform, monkeypatch: pytest.MonkeyPatch):
     reports = Path(str(platform.layout.reports)) / "loss_comparison"
-    former, unnamed = made_long_ago(reports / "figure_4-former.png"), made_long_ago(reports / "figure_4-unnamed.png")
+    former, unnamed = (
+        made_long_ago(reports / "figure_4-former.png"),
+        made_long_ago(reports / "figure_4-unnamed.png"),
+    )
     write_table(platform.layout.table("training/loss_comparison"), pd.DataFrame({"figure": [former.name]}))
     compared = pd.DataFrame([dict.fromkeys([*training.COMPARED, "dice_low", "dice_high"], 0.5)])
     compared = compared.assign(loss="dice", images=1)

@@ -70,6 +70,7 @@ def raw_tem_images(context: dg.AssetExecutionContext, platform: Platform, sessio
     yield dg.MaterializeResult(
         value=manifest,
         metadata={
+            "result": f"{len(measured)} images, {len(refused)} files refused",
             "images": len(measured),
             "files refused": len(refused),
             "images without calibration": len(uncalibrated),
@@ -153,10 +154,14 @@ def predicted_masks(
     )
     empty = masks[masks["n_cores"] == 0]
     review = masks[masks["image_quality"] == "review"]
+    confidence = masks["confidence"].mean()
     return dg.MaterializeResult(
         value=masks,
         metadata={
+            "result": f"{masks['n_cores'].sum()} cores on {len(masks)} images, {len(review)} to review",
             "cores": int(masks["n_cores"].sum()),
+            "images to review": len(review),
+            **({"confidence": previews.rounded(confidence)} if pd.notna(confidence) else {}),
             "model": f"{model.card.name} version {model.card.version} ({model.card.loss})",
             **({"why this model": remark} if remark else {}),
             "images": previews.table(
@@ -216,6 +221,7 @@ def particle_table(
     yield dg.MaterializeResult(
         value=particles,
         metadata={
+            "result": f"{len(counted)} whole particles, {len(particles) - len(counted)} cut by the edge",
             "particles": len(particles),
             "counted": len(counted),
             "left out at the edge": len(particles) - len(counted),
@@ -264,6 +270,7 @@ def size_distributions(
     return dg.MaterializeResult(
         value=distributions,
         metadata={
+            **previews.sizes(distributions),
             "statistics": previews.table(distributions[["measurand", *previews.STATISTICS]]),
             **pictures,
         },

@@ -84,7 +84,7 @@ def notify(url: str, session: str, reason: str) -> str | None:
     name="session_failures",
     monitored_jobs=[ingest_session, process_session],
     default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=10,
+    minimum_interval_seconds=30,
     description="Records the reason of each failed run of a session, and tells the webhook if one is set.",
 )
 def session_failures(context: dg.RunFailureSensorContext, platform: Platform) -> None:

@@ -16,10 +16,11 @@ from tem_pipeline.orchestration.session_life.survey import as_record, from_recor
 from tem_pipeline.orchestration.session_life.tick_time import stopwatch
 from tem_pipeline.storage import AnyPath, read_table, write_table
 from tem_pipeline.tables import STATES_SCHEMA
+from tem_pipeline.text import counted
 
 STATES_TABLE = "session_states"
 # Each time a state changes, the whole page is written into Dagster's event log.
-ROWS_SHOWN = 500
+ROWS_SHOWN = 200
 # Dagster ends a tick after 60 s.
 TICK_SECONDS = 30.0
 # Sessions that need a person come first.
@@ -95,14 +96,15 @@ def session_overview(
         return dg.SkipReason(str(error))
     more = f"; the next tick continues at {next_key}" if next_key else ""
     if not changed:
-        context.update_cursor(next_key)
-        return dg.SkipReason(f"{len(states)} sessions, as before{more}")
+        return dg.SensorResult(
+            skip_reason=f"{counted(len(states), 'session')}, as before{more}", cursor=next_key
+        )
     event = dg.AssetMaterialization(STATES_TABLE, metadata=states_page(states))
-    context.update_cursor(next_key)
     return dg.SensorResult(
         asset_events=[event],
+        cursor=next_key,
         # Dagster calls a tick without a run skipped, and shows this as its reason.
-        skip_reason=f"wrote the table of {len(states)} sessions: a state has changed{more}",
+        skip_reason=f"wrote the table of {counted(len(states), 'session')}: a state has changed{more}",
     )
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.sessions import session_key
 from tem_pipeline.orchestration.jobs import process_session
-from tem_pipeline.orchestration.partitions import SESSIONS
+from tem_pipeline.orchestration.partitions import add_sessions
 from tem_pipeline.orchestration.resources import SESSION_FOLDER_TAG, Platform
 from tem_pipeline.storage import Layout, read_table, sessions_with_tables
 from tem_pipeline.text import counted
@@ -73,7 +73,7 @@ def chosen_sessions(
 def choose_sessions(context: dg.OpExecutionContext, config: SessionChoice, platform: Platform) -> None:
     """Find the chosen sessions and hand them to the sensor."""
     chosen = chosen_sessions(platform.layout, config.sessions, config.samples, config.all_sessions)
-    context.instance.add_dynamic_partitions(str(SESSIONS.name), list(chosen))
+    add_sessions(context.instance, list(chosen))
     context.log.info(f"{counted(len(chosen), 'session')} will be processed again")
     context.add_output_metadata({_CHOSEN: dg.MetadataValue.json(chosen)})
 
@@ -90,7 +90,7 @@ def reprocess_sessions() -> None:
     monitored_jobs=[reprocess_sessions],
     request_job=process_session,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=10,
+    minimum_interval_seconds=30,
     description="Asks for the runs of the sessions that a run of reprocess_sessions has chosen.",
 )
 def reprocess_requests(context: dg.RunStatusSensorContext) -> Iterator[dg.RunRequest]:

@@ -9,7 +9,7 @@ import dagster as dg
 from tem_pipeline.errors import UserError
 from tem_pipeline.micrographs.sessions import session_key
 from tem_pipeline.orchestration.jobs import process_session
-from tem_pipeline.orchestration.partitions import SESSIONS
+from tem_pipeline.orchestration.partitions import add_sessions
 from tem_pipeline.orchestration.resources import Platform
 from tem_pipeline.orchestration.session_life.observations import (
     ObservationLog,
@@ -63,7 +63,7 @@ def nightly_sessions(
     if not requests:
         return dg.SkipReason(f"nothing to process in {counted(len(observed), 'folder')}")
     keys = [str(request.partition_key) for request in requests]
-    context.instance.add_dynamic_partitions(str(SESSIONS.name), keys)
+    add_sessions(context.instance, keys)
     return requests
 
 

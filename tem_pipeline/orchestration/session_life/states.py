@@ -72,7 +72,7 @@ STATES = (
     State(
         "ingested",
         "the session waits for the night",
-        "nothing",
+        "nothing, or launch `process_session`",
         (_processed_by(_NIGHT), _failed_by(_NIGHT), _PARKED, _FILES_CHANGE),
     ),
     State(
@@ -129,6 +129,7 @@ def session_state(
     tables: RecordedTables,
     failure: RecordedFailure | None,
     limit: int,
+    time_zone: str = "UTC",
 ) -> SessionState:
     """Judge in which state a session is.
 
@@ -141,8 +142,10 @@ def session_state(
     failure : RecordedFailure or None
     limit : int
         Number of failed attempts after which a session is parked.
+    time_zone : str
+        Time zone of the nightly run.
     """
-    state, reason = _judge(observed, tables, failure, limit)
+    state, reason = _judge(observed, tables, failure, limit, time_zone)
     return SessionState(
         session=key,
         name=(encodable(observed.folder.name) if observed else tables.name) or key,
@@ -158,7 +161,11 @@ def session_state(
 
 
 def _judge(
-    observed: ObservedFolder | None, tables: RecordedTables, failure: RecordedFailure | None, limit: int
+    observed: ObservedFolder | None,
+    tables: RecordedTables,
+    failure: RecordedFailure | None,
+    limit: int,
+    time_zone: str,
 ) -> tuple[StateName, str | None]:
     if observed and observed.fault:
         return "failed", observed.fault
@@ -175,7 +182,7 @@ def _judge(
     if content != ingested or _changed_since_ingested(observed, tables):
         return "complete", "its content has changed since it was ingested"
     if any(fingerprint != ingested for fingerprint in tables.fingerprints.values()):
-        return "ingested", None
+        return "ingested", f"waits for the nightly run at 02:00 {time_zone}; or launch process_session"
     if tables.refused:
         more = tables.refused - len(tables.refusals)
         listed = "; ".join(tables.refusals) + (f"; and {more} more" if more > 0 else "")

@@ -101,7 +101,7 @@ def look_at_sessions(
             name, tables, failure = encodable(folder.name), RecordedTables({}, {}), None
         else:
             tables, failure = _read_as_of(layout, key, tuple(_stamp(root, key) for root in roots))
-        states[key] = session_state(name, observed, tables, failure, settings.attempts)
+        states[key] = session_state(name, observed, tables, failure, settings.attempts, settings.time_zone)
     return [states[key] for key in keys if key in states], next_key
 
 

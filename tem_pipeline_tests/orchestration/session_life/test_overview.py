@@ -24,10 +24,12 @@ def tick(instance: dg.DagsterInstance, platform: Platform):
         nonlocal cursor
         context = dg.build_sensor_context(instance=instance, cursor=cursor)
         result = session_overview(context, platform=platform)
-        cursor = context.cursor
         if not isinstance(result, dg.SensorResult):
             return None
+        cursor = result.cursor or cursor
         assert result.skip_reason is not None
+        if not result.asset_events:
+            return None
         assert "wrote the table of" in str(result.skip_reason.skip_message)
         (event,) = result.asset_events
         assert isinstance(event, dg.AssetMaterialization)

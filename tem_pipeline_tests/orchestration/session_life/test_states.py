@@ -63,7 +63,7 @@ def failure(
         (observed(changed_at=LATER), DONE, None, "complete", "changed"),
         (observed(changed_at=EARLIER), DONE, None, "processed", None),
         (observed(fingerprint="F", changed_at=LATER), DONE, None, "processed", None),
-        (observed(fingerprint="F"), INGESTED, None, "ingested", None),
+        (observed(fingerprint="F"), INGESTED, None, "ingested", "nightly run at 02:00 UTC"),
         (observed(fingerprint="F"), DONE, None, "processed", None),
         (None, DONE, None, "processed", None),
         (observed(fingerprint="F"), INGESTED, failure(1, "no champion"), "failed", "no champion"),
