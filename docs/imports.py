@@ -133,8 +133,9 @@ def _fault(module: str, name: str, root_name: str, imports: dict[str, set[str]])
         return f"{module} imports {name}, which is not part of {root_name}"
     if library != root_name:
         owners = OWNERS.get(library.split("_")[0])
-        wrong = owners is not None and package_of(module) not in owners
-        return f"{module} imports {name}, which only {' and '.join(sorted(owners))} may" if wrong else None
+        if owners and package_of(module) not in owners:
+            return f"{module} imports {name}, which only {' and '.join(sorted(owners))} may"
+        return None
     if name not in imports:
         return f"{module} imports {name}, which does not exist"
     rank = {name: position for position, layer in enumerate(LAYERS) for name in layer}

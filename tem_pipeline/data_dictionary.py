@@ -34,7 +34,17 @@ def _section(tables: list[Table]) -> str:
     names = ", ".join(table.name for table in tables)
     session = "session=SESSION/" if tables[0].per_session else ""
     files = ", ".join(f"`{table.key}/{session}{TABLE_FILE}`" for table in tables)
-    return f"### {names}\n\n{tables[0].description}\n\n{files}\n\n{columns_as_markdown(tables[0].schema)}"
+    section = f"### {names}\n\n{tables[0].description}\n\n{files}\n\n{columns_as_markdown(tables[0].schema)}"
+    return section + "".join(_file_section(table) for table in tables if table.file_schema is not None)
+
+
+def _file_section(table: Table) -> str:
+    """Describe the tables that are named in a column of another one."""
+    columns = " and ".join(f"`{name}`" for name in table.file_columns)
+    return (
+        f"\n#### Files of {table.name}\n\n{table.file_description}\nThere is no SQL view of them.\n\n"
+        f"`{table.key}/`, named in {columns}\n\n{columns_as_markdown(table.file_schema)}"
+    )
 
 
 def columns_as_markdown(schema: pa.Schema) -> str:

@@ -1,6 +1,6 @@
 """The error that all packages raise if a person can mend the cause."""
 
-from tem_pipeline.text import redacted
+from tem_pipeline.text import one_line, redacted
 
 
 class UserError(Exception):
@@ -11,4 +11,4 @@ class UserError(Exception):
     """
 
     def __init__(self, message: object) -> None:
-        super().__init__(redacted(" ".join(str(message).split())))
+        super().__init__(redacted(one_line(message)))

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from tem_pipeline.text import one_line
+
 if TYPE_CHECKING:  # rich is loaded only for a terminal.
     from rich.console import Console
 
@@ -36,7 +38,7 @@ def say(remark: str) -> None:
     if _stderr is None or remark in _said:
         return
     _said.add(remark)
-    line = "tem-pipeline: " + " ".join(remark.split())
+    line = "tem-pipeline: " + one_line(remark)
     if _terminal is None:
         print(line, file=_stderr)
     else:

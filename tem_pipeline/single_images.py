@@ -56,8 +56,10 @@ def segment_files(
     """Segment images and folders of images.
 
     Writes for each image NAME_labels.tif, NAME_overlay.png and, if the model knows shells, NAME_shells.tif;
-    for all images one particle_table.parquet. Its rows are those of a session without session.yaml, except
-    for the names.
+    for all images one particle_table.parquet and one particle_table.csv.
+
+    An image has the same rows as in a session without session.yaml, except for the names. But every image
+    of a file is measured: each frame and each detector, though no elemental maps, and duplicates too.
 
     Parameters
     ----------
@@ -170,11 +172,10 @@ def _name_images(
     files: list[Path], pixel_size_nm: float | None, mode: Mode | None, failures: list[str]
 ) -> Iterator[tuple[float, _NamedImage]]:
     """Read, prepare and name images one by one; yield each with the share of files done by then."""
-    acquisitions = group_acquisitions(files)
-    stems = Counter(group[0].stem for group in acquisitions)
+    files = [file for group in group_acquisitions(files) for file in group]
+    stems = Counter(file.stem for file in files)
     used: set[str] = set()
-    for index, group in enumerate(acquisitions):
-        file = group[0]
+    for index, file in enumerate(files):
         try:
             micrographs = _micrographs_to_measure(file)
         except UserError as error:
@@ -195,7 +196,7 @@ def _name_images(
             except UserError as error:
                 failures.append(f"{printable(file.name)}: {error}")
                 continue
-            done = (index + (number + 1) / len(micrographs)) / len(acquisitions)
+            done = (index + (number + 1) / len(micrographs)) / len(files)
             yield done, _named(name, file, micrograph, prepared)
 
 
@@ -223,7 +224,7 @@ def _named(name: str, file: Path, micrograph: Micrograph, prepared: PreparedImag
     row = {
         "session_id": "segment",
         "session_name": "segment",
-        "sample_id": encodable(file.parent.name) or "segment",
+        "sample_id": encodable(file.parent.resolve().name) or "segment",
         "image_id": name,
         "field_id": name,
         "file": encodable(file.name),

@@ -26,6 +26,17 @@ def printable(text: object, kept: str = "") -> str:
     return "".join(c if c.isprintable() or c in kept else _REPLACEMENT for c in str(text))
 
 
+def one_line(text: object) -> str:
+    """Bring a text into one printable line: every run of white space becomes one space.
+
+    Parameters
+    ----------
+    text : object
+        Its `str` is taken.
+    """
+    return printable(" ".join(str(text).split()))
+
+
 def encodable(name: str) -> str:
     """Replace the undecodable bytes of a file's name, so that tables (UTF-8) can hold it.
 

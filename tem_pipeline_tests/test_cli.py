@@ -59,6 +59,16 @@ def test_a_file_that_is_not_there_is_a_failure(run, tmp_path: Path):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["info", "process", "segment"])
+def test_errors_never_send_control_characters_to_the_terminal(run, tmp_path: Path, command: str):
+    lay_model(tmp_path / "model", "threshold")
+    segmenting = ("--out", tmp_path / "out", "--model", tmp_path / "model") if command == "segment" else ()
+    done = run(command, "gone\x1b[31m.tif", *segmenting)
+    assert done.returncode == 1
+    assert "gone\ufffd[31m" in done.stderr
+    assert "\x1b" not in done.stderr + done.stdout
+
+
 @pytest.mark.parametrize("file_format", ["tif", "mrc", "emd", "hspy"])
 def test_simulated_files_come_back_with_their_pixel_size(run, tmp_path: Path, file_format: str):
     out = tmp_path / "out"

@@ -19,6 +19,9 @@ def test_the_data_dictionary_describes_every_registered_table(name):
     place = f"`{table.key}/{'session=SESSION/' if table.per_session else ''}part-0.parquet`"
     assert place in text
     assert columns_as_markdown(table.schema) in text
+    if table.file_schema is not None:
+        assert f"#### Files of {name}\n" in text
+        assert columns_as_markdown(table.file_schema) in text
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -1,6 +1,7 @@
 """Images that belong to no session are segmented and measured."""
 
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -262,3 +263,32 @@ def test_an_image_whose_mode_is_unsure_is_never_good(tmp_path: Path):
         segment_files([tmp_path / "a.tif"], tmp_path / mode, model, Settings(), 0.1, mode)
         particles = pd.read_parquet(tmp_path / mode / "particle_table.parquet")
         assert set(particles["image_quality"]) == {quality}
+
+
+def test_every_frame_of_a_series_without_its_emi_is_segmented(tmp_path: Path, reference_data: Path):
+    series = reference_data / "microscope_formats/ser_emi/64x64_TEM_images_acquire_1.ser"
+    files = [tmp_path / f"a_{number}.ser" for number in (1, 2)]
+    for file in files:
+        shutil.copy(series, file)
+    lay_model(tmp_path / "model", "threshold")
+    lines: list[str] = []
+    failures = segment_files(
+        files, tmp_path / "out", load_model(tmp_path / "model"), Settings(), tell=lines.append
+    )
+    assert failures == []
+    assert [line.split(":")[0] for line in lines[:2]] == ["a_1", "a_2"]
+    assert len(list((tmp_path / "out").glob("*_labels.tif"))) == 2
+
+
+def test_the_sample_does_not_depend_on_how_the_path_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "gold").mkdir()
+    (file,) = images_of_discs(tmp_path / "gold", ["a"])
+    lay_model(tmp_path / "model", "threshold")
+    model = load_model(tmp_path / "model")
+    monkeypatch.chdir(tmp_path / "gold")
+    for path in (file, Path("a.tif"), Path("../gold/a.tif")):
+        assert segment_files([path], tmp_path / "out", model, Settings()) == []
+        particles = pd.read_parquet(tmp_path / "out/particle_table.parquet")
+        assert set(particles["sample_id"]) == {"gold"}, path

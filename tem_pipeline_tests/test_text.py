@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tem_pipeline.errors import UserError
 from tem_pipeline.settings import PROJECT_ROOT
-from tem_pipeline.text import counted, encodable, printable
+from tem_pipeline.text import counted, encodable, one_line, printable
 
 any_text = st.text(st.characters(exclude_categories=[]))
 file_names = st.binary().map(os.fsdecode)
@@ -59,7 +60,7 @@ def test_no_message_writes_a_plural_after_a_number_that_may_be_one():
     after_a_number = re.compile(rf"\{{(?!counted)[\w.]*(?:len\([^)]*\)|images|n_\w+|count)\}} (?:{nouns})\b")
     # These numbers are never 1: the messages are about a number over a limit.
     never_one = ("save each as its own file", "samples have", "the same for all", "would hold", "give 1 to")
-    never_one += ("fields resampled", "don't fit")
+    never_one += ("fields resampled", "don't fit", "rows of variable length")
     found = [
         f"{path.name}: {line.strip()}"
         for path in sorted((PROJECT_ROOT / "tem_pipeline").rglob("*.py"))
@@ -67,3 +68,12 @@ def test_no_message_writes_a_plural_after_a_number_that_may_be_one():
         if after_a_number.search(line) and not any(text in line for text in never_one)
     ]
     assert found == []
+
+
+@given(st.text())
+def test_one_line_is_printable_and_without_runs_of_white_space(text):
+    line = one_line(text)
+    assert line.isprintable()
+    assert line == one_line(line)
+    assert one_line(f" {text}\n\t{text}\n") == f"{line} {line}".strip()
+    assert str(UserError(f"\x1b[2J{text}")).isprintable()

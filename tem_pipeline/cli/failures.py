@@ -7,12 +7,12 @@ from typing import Any
 import typer
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.text import printable
+from tem_pipeline.text import one_line
 
 
 def fail(reason: object) -> None:
     """Write one line on stderr."""
-    print("tem-pipeline: " + printable(" ".join(str(reason).split())), file=sys.stderr)
+    print("tem-pipeline: " + one_line(reason), file=sys.stderr)
 
 
 def each(items: Iterable[Any], work: Callable[[Any], None]) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.storage import AnyPath
-from tem_pipeline.text import printable
+from tem_pipeline.text import one_line, printable
 
 _REQUIRED = ("sample_id", "activity", "unit")
 _IGNORED = ("notes", "comment")
@@ -176,7 +176,7 @@ def _text(text: str, name: str) -> str:
 
 def _unit(text: str) -> str:
     """Normalise a unit: s⁻¹, s−1 and s-1 are the same."""
-    return " ".join(unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").split())
+    return one_line(unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-"))
 
 
 def _conditions(row: dict[str, str], decimal_comma: bool) -> str:

@@ -15,6 +15,7 @@ from tem_pipeline.tables.training import (
     CHAMPION_SCHEMA,
     LOSS_COMPARISON_SCHEMA,
     LOSSES,
+    SHARD_SCHEMA,
     TRAINED_MODEL_SCHEMA,
 )
 
@@ -38,6 +39,10 @@ class Table:
         Folder of the lake that holds the table's folder; None for the lake itself.
     file_columns : tuple of str
         Columns that name files beside the table.
+    file_schema : Schema, optional
+        Of the files in `file_columns`, if these are tables themselves. SQL has no view of them.
+    file_description : str
+        One sentence: what a row of these files is.
     """
 
     name: str
@@ -46,6 +51,8 @@ class Table:
     per_session: bool = False
     group: Group | None = None
     file_columns: tuple[str, ...] = ()
+    file_schema: pa.Schema | None = None
+    file_description: str = ""
 
     @property
     def key(self) -> str:
@@ -113,6 +120,8 @@ TABLES = {
             "One row per Parquet file of augmented crops.",
             group="training",
             file_columns=("shard_file",),
+            file_schema=SHARD_SCHEMA,
+            file_description="One row per augmented crop.",
         ),
         *(
             Table(

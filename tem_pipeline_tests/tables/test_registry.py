@@ -4,6 +4,7 @@ import sys
 import pyarrow as pa
 import pytest
 
+from tem_pipeline import tables
 from tem_pipeline.tables import TABLES
 
 UNITS = {"_nm": "nm", "_px": "px", "_nm2": "nm²", "_um2": "µm²", "_rad": "rad", "_kv": "kV"}
@@ -11,7 +12,8 @@ UNITS = {"_nm": "nm", "_px": "px", "_nm2": "nm²", "_um2": "µm²", "_rad": "rad
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_column_has_a_meaning_and_a_unit_that_agrees_with_its_name(name):
-    for field in TABLES[name].schema:
+    table = TABLES[name]
+    for field in [*table.schema, *(table.file_schema or [])]:
         metadata = field.metadata or {}
         assert metadata.get(b"description"), field.name
         unit = metadata[b"unit"].decode()
@@ -30,6 +32,14 @@ def test_every_table_is_named_once_and_described_in_one_sentence(name):
     assert table.description.endswith(".")
     assert set(table.file_columns) <= set(table.schema.names)
     assert len(set(table.schema.names)) == len(table.schema)
+    assert (table.file_schema is not None) == table.file_description.endswith(".")
+
+
+def test_every_schema_of_the_package_is_registered():
+    registered = [each for table in TABLES.values() for each in (table.schema, table.file_schema)]
+    for name, schema in vars(tables).items():
+        if isinstance(schema, pa.Schema):
+            assert any(schema is each for each in registered), name
 
 
 def test_the_registry_loads_no_science_and_no_pandas():
@@ -39,4 +49,4 @@ def test_the_registry_loads_no_science_and_no_pandas():
         "sorted(m for m in sys.modules if m.startswith('tem_pipeline.') and 'tables' not in m))"
     )
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert loaded.stdout.strip() == "[] ['tem_pipeline.errors']"
+    assert loaded.stdout.strip() == "[] ['tem_pipeline.errors', 'tem_pipeline.text']"

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tem_pipeline.text import one_line
+
 Signal = dict[str, Any]
 """One data set in RosettaSciIO's form: "data", "axes", "metadata", "original_metadata". A reader may add
 
@@ -106,7 +108,7 @@ def reason_of(error: BaseException, path: Path) -> str:
         return "it may not be read: give the account that runs this the right to read it"
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
-    detail = " ".join(str(error).replace(str(path), path.name).split())
+    detail = one_line(str(error).replace(str(path), path.name))
     cause = f"{type(error).__name__}: {detail[:120]}" if detail else type(error).__name__
     kind = path.suffix.lower().lstrip(".")
     return f"it is damaged, cut short or no {kind} file ({cause}): copy or export it again"

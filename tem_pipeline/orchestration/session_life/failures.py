@@ -16,7 +16,7 @@ from tem_pipeline.orchestration.session_life.requests import FINGERPRINT_TAG, fa
 from tem_pipeline.orchestration.session_life.session_tables import FAILURE_TABLE, read_failure
 from tem_pipeline.storage import SESSION_KEY, Layout, write_table
 from tem_pipeline.tables import FAILURE_SCHEMA
-from tem_pipeline.text import redacted
+from tem_pipeline.text import one_line, redacted
 
 LONGEST_REASON = 500
 _WILL_RETRY_TAG = "dagster/will_retry"
@@ -45,7 +45,7 @@ def failure_reason(events: Sequence[dg.DagsterEvent]) -> str:
 
 
 def _one_line(text: str) -> str:
-    return redacted(" ".join(text.split()))[:LONGEST_REASON]
+    return redacted(one_line(text))[:LONGEST_REASON]
 
 
 def record_failure(layout: Layout, run: dg.DagsterRun, attempts: int, reason: str) -> None:
