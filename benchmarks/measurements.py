@@ -108,7 +108,23 @@ def compared(
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> Measurement:
-    """Time two kinds of work in turns, so that both meet the same load. The first runs aren't counted."""
+    """Time two kinds of work in turns, so that both meet the same load. The first runs aren't counted.
+
+    Parameters
+    ----------
+    what, compared_with : str
+        Names of the two kinds of work in the table.
+    work, other : callable
+        The two kinds of work, without arguments.
+    repeats : int
+        Number of timed pairs.
+    limit, at_least, at_most : float, optional
+        Targets, see `paired`.
+
+    Returns
+    -------
+    Measurement
+    """
     time_of(work)
     time_of(other)
     pairs = [(time_of(work), time_of(other)) for _ in range(repeats)]

@@ -88,7 +88,7 @@ def segmenting_2048_px() -> list[Measurement]:
 
 
 def network_alone() -> list[Measurement]:
-    """The network alone, base width 64 on 256 × 256 px, beside a matrix product of as many operations."""
+    """The network alone, base width 64 on 256 × 256 px, compared with a matrix product of the same size."""
     import openvino
     from openvino import opset13 as operations
 

@@ -192,6 +192,14 @@ def core_share(annotated: AnnotatedSet) -> float:
 def train_and_evaluate(training: Training, data: AnnotatedSet, threads: int) -> dict[str, Any]:
     """Train and evaluate on the test images.
 
+    Parameters
+    ----------
+    training : Training
+        Loss, network, protocol, profile and seed.
+    data : AnnotatedSet
+    threads : int
+        Number of threads that Keras may use.
+
     Returns
     -------
     dict

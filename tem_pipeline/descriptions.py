@@ -38,7 +38,7 @@ def read_description(path: Path, kind: type[Description]) -> Description:
     except FileNotFoundError:
         return kind()
     except OSError as error:
-        raise UserError(f"it cannot be read ({error.strerror}): give this account the right to") from error
+        raise UserError(f"it cannot be read ({error.strerror}): give this account read permission") from error
     if len(content) > MAX_YAML_BYTES:
         raise UserError(f"it is larger than {MAX_YAML_BYTES // 1024} kB: keep only the description")
     try:

@@ -120,7 +120,7 @@ def test_settings_are_listed_with_their_origin(run, tmp_path: Path):
     assert rows["TEM_TILE_PX"]["origin"] == "default"
 
 
-def test_training_without_a_set_says_where_sets_lie(run, tmp_path: Path):
+def test_training_without_a_set_names_the_folder_of_sets(run, tmp_path: Path):
     done = run("train", "nothing", "--profile", "quick")
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
@@ -158,7 +158,7 @@ def test_absurd_values_are_one_line_and_exit_status_1(run, tmp_path: Path):
     assert (tmp_path / "out/plain_labels.tif").exists()
 
 
-def test_segmenting_a_file_loads_nothing_that_it_does_without(tmp_path: Path):
+def test_segmenting_a_file_loads_no_library_that_it_does_not_need(tmp_path: Path):
     lay_model(tmp_path / "model", "threshold")
     image = np.random.default_rng(0).normal(1000, 30, (128, 128)).astype(np.uint16)
     image[40:60, 40:60] = image[60:80, 56:76] = 500

@@ -38,7 +38,12 @@ def options(
     context: typer.Context,
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+        typer.Option(
+            "--version",
+            help="Print the version and exit; off by default.",
+            callback=_print_version,
+            is_eager=True,
+        ),
     ] = False,
     demo: Demo = False,
 ) -> None:

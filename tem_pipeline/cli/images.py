@@ -17,17 +17,22 @@ def simulate(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write, outside incoming/.")],
     images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 6,
     size: Annotated[int, typer.Option(min=64, max=8192, help="Height and width of an image in px.")] = 512,
-    pixel_size_nm: Annotated[float, typer.Option(help="Side of a pixel in nm.")] = 0.1,
+    pixel_size_nm: Annotated[float, typer.Option(help="Side of a pixel in nm, 0.001 to 1000000.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
     file_format: Annotated[
         Literal["tif", "mrc", "emd", "hspy"], typer.Option("--format", help="File format.")
     ] = "tif",
     mode: Annotated[Mode, typer.Option(help="Imaging mode.")] = "bright_field",
     dose: Annotated[
-        float | None, typer.Option(help="Mean number of electrons per pixel.", show_default="800")
+        float | None,
+        typer.Option(help="Mean number of electrons per pixel, over 0 to 1e9.", show_default="800"),
     ] = None,
     mean_nm: Annotated[
-        float | None, typer.Option(help="Mean diameter of the cores in nm.", show_default="1.85")
+        float | None,
+        typer.Option(
+            help="Mean diameter of the cores in nm, over 0; at least 2 px, and within the image.",
+            show_default="1.85",
+        ),
     ] = None,
     sd_nm: Annotated[
         float | None,

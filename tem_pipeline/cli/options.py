@@ -25,7 +25,7 @@ ModelReference = Annotated[
     str,
     typer.Option(metavar="REF", help="champion, pretrained, models:/NAME/VERSION, or a model's folder."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document; off by default.")]
 
 Demo = Annotated[bool, typer.Option("--demo", help=DEMO_HELP)]
 

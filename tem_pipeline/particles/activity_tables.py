@@ -83,7 +83,7 @@ def _read_rows(file: AnyPath) -> Iterator[tuple[int, dict[str, Any] | UserError]
         with file.open("rb") as stream:
             content = stream.read(_LARGEST_FILE + 1)
     except OSError as error:
-        raise UserError(f"it can't be read ({error.strerror}): give this account the right to") from error
+        raise UserError(f"it can't be read ({error.strerror}): give this account read permission") from error
     if len(content) > _LARGEST_FILE:
         raise UserError(f"it is larger than {_LARGEST_FILE // 1_000_000} MB: keep only the activities")
     try:

@@ -47,7 +47,7 @@ def measure_core_shell(
     shell_labels : ndarray of int, (height, width), or None
         Whole particles, shell included; None if nothing is known about shells.
     whole_particles : DataFrame or None
-        One row per whole particle, likewise, with `area_px`.
+        One row per whole particle, with the same columns and `area_px`.
 
     Returns
     -------
@@ -157,7 +157,7 @@ def _thickness(
 def _radial_thickness(
     labels: np.ndarray, shell_labels: np.ndarray, cores: pd.DataFrame, shell_of: np.ndarray
 ) -> np.ndarray:
-    """Walk along radii, all at once: inwards to the core's rim, and from there outwards to the shell's.
+    """Measure shells along all radii at once: inwards to the core's rim, then outwards to the shell's.
 
     Returns
     -------
@@ -206,10 +206,10 @@ def _walk(
     share: np.ndarray,
     step: float,
 ) -> np.ndarray:
-    """Walk along radii, in steps from where each begins, until the mask of its own label passes one half.
+    """Step along each radius until the mask of its label crosses one half.
 
     Steps inwards (below 0) end where the mask is entered, steps outwards where it is left. `share` is the
-    mask at `begin`; a radius that has passed already there ends there.
+    mask at `begin`; a radius that has already crossed it ends there.
     """
     end = begin.copy()
     active = np.flatnonzero((share >= _HALF) == (step > 0))

@@ -68,7 +68,8 @@ def structure_activity_of(summaries: pd.DataFrame, measurements: pd.DataFrame) -
             permutations, exact up to 7 samples. Intervals: see `correlation_interval`.
         corrected p values : Holm, *Scand. J. Statist.* 6 (1979) 65, over all p values of the table. It holds
             however the tests depend on one another, and descriptors do.
-        regression : see `fit_line`; likewise on the logarithms, whose slope is the exponent of a power law.
+        regression : see `fit_line`; the same columns for the logarithms, whose slope is the exponent of a
+            power law.
     """
     rows = []
     for (unit, conditions), group in measurements.groupby(["unit", "conditions"], sort=True):

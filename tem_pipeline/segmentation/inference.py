@@ -108,7 +108,6 @@ def predict_averaged_strips(
     flips: bool = False,
     tile_px: int = TILE_PX,
     overlap_px: int = TILE_OVERLAP_PX,
-    progress: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Predict class probabilities strip by strip, averaged over scales and mirror images.
 
@@ -118,7 +117,7 @@ def predict_averaged_strips(
 
     Parameters
     ----------
-    predict_tile, image, tile_px, overlap_px, progress
+    predict_tile, image, tile_px, overlap_px
         As for `predict_strips`.
     scales : sequence of float
         Factors by which the image is resampled. It is smoothed before shrinking, and its intensities are
@@ -132,27 +131,17 @@ def predict_averaged_strips(
     probabilities : ndarray, (rows, width, classes), float32
         At the size of the image.
     """
-    effort = np.square(scales)
-    done = np.concatenate([[0], np.cumsum(effort)]) / effort.sum()
-
-    def share_of(index: int) -> Callable[[float], None]:
-        def tell(share: float) -> None:
-            if progress:
-                progress(float(done[index] + share * (done[index + 1] - done[index])))
-
-        return tell
-
     # Scale 1 comes last, because its strips are passed on as they are predicted.
     ordered = sorted(scales, key=lambda scale: scale == 1)
     own = ordered[-1] == 1 and not flips
     held = [
-        _probability_levels(predict_tile, image, scale, flips, tile_px, overlap_px, share_of(index))
-        for index, scale in enumerate(ordered[:-1] if own else ordered)
+        _probability_levels(predict_tile, image, scale, flips, tile_px, overlap_px)
+        for scale in (ordered[:-1] if own else ordered)
     ]
     height = image.shape[0]
     strips: Iterator[tuple[int, np.ndarray | None]]
     if own:
-        strips = predict_strips(predict_tile, image, tile_px, overlap_px, share_of(len(ordered) - 1))
+        strips = predict_strips(predict_tile, image, tile_px, overlap_px)
     else:
         strips = ((top, None) for top in range(0, height, tile_px))
     for top, probability in strips:
@@ -172,7 +161,6 @@ def _probability_levels(
     flips: bool,
     tile_px: int,
     overlap_px: int,
-    progress: Callable[[float], None],
 ) -> np.ndarray:
     """Predict an image at one scale; give (classes, height, width) uint16, with probability 1 as 65,535."""
     shape = tuple(max(1, round(side * scale)) for side in image.shape)
@@ -183,12 +171,8 @@ def _probability_levels(
     # 65,535 = 4 × 16,383 + 3, so rounding changes a probability by less than 5e-5.
     share = _LEVELS // len(mirrorings)
     levels = None
-    for index, (y, x) in enumerate(mirrorings):
-
-        def tell(done: float, index: int = index) -> None:
-            progress((index + done) / len(mirrorings))
-
-        for top, probability in predict_strips(predict_tile, image[y, x], tile_px, overlap_px, tell):
+    for y, x in mirrorings:
+        for top, probability in predict_strips(predict_tile, image[y, x], tile_px, overlap_px):
             if levels is None:
                 levels = np.zeros((probability.shape[-1], *shape), np.uint16)
             rows = levels[:, y, x][:, top : top + len(probability)]
@@ -230,7 +214,6 @@ def predict_classes(
     flips: bool = False,
     tile_px: int = TILE_PX,
     overlap_px: int = TILE_OVERLAP_PX,
-    progress: Callable[[float], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predict the most probable class of every pixel of a standardised micrograph.
 
@@ -262,9 +245,7 @@ def predict_classes(
 
     def predict(sizes: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         shown = [factor * size for size in sizes]
-        strips = predict_averaged_strips(
-            model.predict_tile, image, shown, flips, tile_px, overlap_px, progress
-        )
+        strips = predict_averaged_strips(model.predict_tile, image, shown, flips, tile_px, overlap_px)
         return _decide(strips, image.shape, core, model.card.core_threshold)
 
     if scales:
@@ -322,7 +303,6 @@ def segment_micrograph(
     overlap_px: int = TILE_OVERLAP_PX,
     minimum_diameter_px: float = 4.0,
     minimum_diameter_nm: float | None = None,
-    progress: Callable[[float], None] | None = None,
 ) -> Segmentation:
     """Find cores, and shells if the model knows them, on one micrograph, and split touching ones.
 
@@ -357,7 +337,6 @@ def segment_micrograph(
         flips=flips,
         tile_px=tile_px,
         overlap_px=overlap_px,
-        progress=progress,
     )
     core = model.card.classes.index("core")
     minimum_area_px = np.pi / 4 * minimum_diameter_px**2

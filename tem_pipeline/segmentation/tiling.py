@@ -17,7 +17,6 @@ def predict_strips(
     image: np.ndarray,
     tile_px: int = TILE_PX,
     overlap_px: int = TILE_OVERLAP_PX,
-    progress: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Predict class probabilities strip by strip, from overlapping tiles blended linearly.
 
@@ -32,8 +31,6 @@ def predict_strips(
     tile_px, overlap_px : int
         Largest side of a tile and smallest overlap of neighbours, multiples of 16. The overlap is at most
         half the tile. Tiles are as small as their number allows.
-    progress : callable, optional
-        Called after every tile with the fraction done.
 
     Yields
     ------
@@ -50,7 +47,7 @@ def predict_strips(
     window_x = _blending_window(tile_width, overlap_px)
     total = weight = None
     for index, top in enumerate(tops):
-        for column, left in enumerate(lefts):
+        for left in lefts:
             tile = image[top : top + tile_height, left : left + tile_width]
             missing = (tile_height - tile.shape[0], tile_width - tile.shape[1])
             if any(missing):
@@ -63,8 +60,6 @@ def predict_strips(
             window = (window_y[:, None] * window_x)[..., None]
             total[:, left : left + tile_width] += probability * window
             weight[:, left : left + tile_width] += window
-            if progress:
-                progress((index * len(lefts) + column + 1) / (len(tops) * len(lefts)))
         assert total is not None
         assert weight is not None
         bottom = tops[index + 1] if index + 1 < len(tops) else height

@@ -120,6 +120,15 @@ def rasterise(
     A pixel belongs to a particle when its centre is inside, so areas are right on average. A pixel shared by
     two particles belongs to the nearer centre. A core's pixels always belong to its own shell.
 
+    Parameters
+    ----------
+    placement : Placement
+        Cores and shells in nm.
+    shape : (int, int)
+        Height and width of the image in px.
+    pixel_size_nm : float
+        Side of a pixel in nm.
+
     Returns
     -------
     cores, shells : ndarray, (height, width), uint16 (uint32 above 65,535 labels)

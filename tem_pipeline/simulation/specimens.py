@@ -125,6 +125,14 @@ class Placement:
 def draw_diameters(rng: np.random.Generator, count: int, population: Population) -> np.ndarray:
     """Draw diameters of cores.
 
+    Parameters
+    ----------
+    rng : Generator
+    count : int
+        Number of cores.
+    population : Population
+        Its mean, standard deviation and distribution are used.
+
     Returns
     -------
     ndarray, (count,)

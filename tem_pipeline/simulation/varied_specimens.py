@@ -26,7 +26,22 @@ def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def draw_population(rng: np.random.Generator, kind: str, mean_nm: float, uneven: bool) -> Population:
-    """Draw a population for one of `KINDS`; `uneven` specimens have more particles on their support."""
+    """Draw a population of particles.
+
+    Parameters
+    ----------
+    rng : Generator
+    kind : str
+        One of `KINDS`.
+    mean_nm : float
+        Mean diameter of the cores in nm.
+    uneven : bool
+        Whether the support is rough, porous or plate-like; it then has more particles.
+
+    Returns
+    -------
+    Population
+    """
     coated = kind == "core_shell"
     several = rng.random() < 0.4
     # Sintered catalysts have large particles next to small ones.
@@ -196,7 +211,21 @@ def _field(rng: np.random.Generator, canvas: int, length_px: float) -> np.ndarra
 
 
 def draw_support(rng: np.random.Generator, canvas: int, diameter_px: float) -> np.ndarray:
-    """Draw a support's relative thickness, (canvas, canvas): 0 in vacuum, about 1 elsewhere."""
+    """Draw the thickness of a support.
+
+    Parameters
+    ----------
+    rng : Generator
+    canvas : int
+        Height and width in px.
+    diameter_px : float
+        Mean diameter of the particles in px; the support's grain scales with it.
+
+    Returns
+    -------
+    ndarray, (canvas, canvas), float32
+        Relative thickness: 0 in vacuum, about 1 elsewhere.
+    """
     shares = {"spheres": 0.35, "fractal": 0.35, "plates": 0.15, "film": 0.15}
     kinds = rng.choice(list(shares), size=rng.integers(1, 3), replace=False, p=list(shares.values()))
     support = np.zeros((canvas, canvas), np.float32)
@@ -265,7 +294,23 @@ def _plates(rng: np.random.Generator, canvas: int, diameter_px: float) -> np.nda
 def keep_on_support(
     rng: np.random.Generator, placement: Placement, support: np.ndarray, pixel_size_nm: float
 ) -> Placement:
-    """Remove nearly all particles that are not on the support."""
+    """Remove nearly all particles that are not on the support.
+
+    Parameters
+    ----------
+    rng : Generator
+    placement : Placement
+        Cores and shells in nm.
+    support : ndarray, (height, width)
+        Relative thickness, as `draw_support` returns it.
+    pixel_size_nm : float
+        Side of a pixel of the support in nm.
+
+    Returns
+    -------
+    Placement
+        With fewer cores. All shells stay.
+    """
     cores = placement.cores
     place = (cores[["y_nm", "x_nm"]].to_numpy() / pixel_size_nm).astype(int).clip(0, len(support) - 1)
     kept = (support[place[:, 0], place[:, 1]] > 0.15) | (rng.random(len(cores)) < 0.03)

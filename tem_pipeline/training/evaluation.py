@@ -45,6 +45,15 @@ def evaluate_model(
 ) -> pd.DataFrame:
     """Count right and wrong pixels, boundaries and particles of every image.
 
+    Parameters
+    ----------
+    model : SegmentationModel
+    images : sequence of AnnotatedImage
+    progress : callable, optional
+        Called after each image with the fraction done, 0 to 1.
+    flips : bool
+        Average predictions over mirror images, which takes four times as long.
+
     Returns
     -------
     DataFrame

@@ -1,4 +1,4 @@
-"""Simulated sessions at several pixel sizes, noise levels and both modes, held against their true particles.
+"""Simulated sessions at several pixel sizes, noise levels and both modes, compared with the truth.
 
 The truth is that of the particles that the frame leaves whole: full diameters of the projections, also where
 another particle hides a part, and the mean thickness of shells that the frame leaves whole.

@@ -119,14 +119,11 @@ def test_with_flips_a_mirrored_image_gives_the_mirrored_result(mirrored, scales)
 )
 def test_averaged_probabilities_have_the_images_shape_and_sum_to_one(height, width, scales, flips):
     image = np.random.default_rng(height).normal(size=(height, width)).astype(np.float32)
-    told: list[float] = []
-    strips = list(predict_averaged_strips(threshold, image, scales, flips, 64, 16, told.append))
+    strips = list(predict_averaged_strips(threshold, image, scales, flips, 64, 16))
     assert [top for top, _ in strips] == np.cumsum([0, *(len(rows) for _, rows in strips[:-1])]).tolist()
     whole = np.concatenate([rows for _, rows in strips])
     assert whole.shape == (height, width, 2)
     assert np.allclose(whole.sum(axis=-1), 1, atol=2e-4)
-    assert told == sorted(told)
-    assert told[-1] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("scales", [(0.5,), (0.37,), (1.9,), (1.0, 0.5)])

@@ -105,7 +105,7 @@ def reason_of(error: BaseException, path: Path) -> str:
             "it claims more pixels than fit into memory: the file is damaged, or too large for this machine"
         )
     if isinstance(error, PermissionError):
-        return "it may not be read: give the account that runs this the right to read it"
+        return "no permission to read it: give this account read permission"
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     detail = one_line(str(error).replace(str(path), path.name))

@@ -24,7 +24,7 @@ from tem_pipeline.settings import Settings
 from tem_pipeline.storage import Layout, table_fingerprint
 from tem_pipeline.text import counted
 
-# Dagster ends a tick after 60 s. A file that is being hashed when its time is used up is hashed to its end.
+# Dagster ends a tick after 60 s. Hashing a file is never interrupted.
 OBSERVING_SECONDS = 20.0
 REQUESTING_SECONDS = 10.0
 REQUESTS_PER_TICK = 100

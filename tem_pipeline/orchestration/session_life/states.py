@@ -1,6 +1,6 @@
-"""The states of a session: the one table of them, and the function that judges in which state a session is.
+"""The states of a session: the one table of them, and the function that determines a session's state.
 
-`make docs` prints the table into docs/operations.md. `survey` reads the folders and tables to be judged.
+`make docs` prints the table into docs/operations.md. `survey` reads the folders and tables that it needs.
 """
 
 from dataclasses import dataclass
@@ -131,7 +131,7 @@ def session_state(
     limit: int,
     time_zone: str = "UTC",
 ) -> SessionState:
-    """Judge in which state a session is.
+    """Determine a session's state.
 
     Parameters
     ----------

@@ -108,7 +108,7 @@ def look_at_sessions(
 def _stamp(root: AnyPath, key: str) -> tuple[int, int] | None:
     """Give the time and size of a session's table: they change whenever it is replaced."""
     try:
-        # There may be ten thousands of them, and a path object for each would cost more than the look.
+        # There may be tens of thousands of them, and a path object costs more than the stat call.
         place = f"{root}/session={key}/{TABLE_FILE}"
         status = os.stat(place) if is_local(root) else UPath(place).stat()
     except FileNotFoundError:

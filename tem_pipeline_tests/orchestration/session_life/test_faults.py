@@ -120,7 +120,7 @@ def read_only_mount(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def without_right_to_write(folder: Path) -> Iterator[None]:
-    """Take away the right to write; root gives up its power to write nevertheless."""
+    """Remove write permission, and root's power to write without it."""
     folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
     for path in folders:
         path.chmod(0o555)
