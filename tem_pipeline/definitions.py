@@ -1,9 +1,7 @@
 """Dagster's entry: `workspace.yaml` names this module."""
 
-from tem_pipeline.environment import configure_libraries
 from tem_pipeline.installation import installation_of
 from tem_pipeline.orchestration.build import build_definitions
 from tem_pipeline.settings import load_settings
 
-configure_libraries()
 defs = build_definitions(installation_of(load_settings()))

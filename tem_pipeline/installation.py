@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.settings import PROJECT_ROOT, Settings, resolve_root
+from tem_pipeline.settings import DAGSTER_HOME, PROJECT_ROOT, Settings, resolve_root
 from tem_pipeline.storage import Layout, layout_of
 from tem_pipeline.tracking.store import ModelStore, store_of
 
@@ -26,7 +26,7 @@ class Installation:
 def installation_of(settings: Settings) -> Installation:
     """Give the installation that the settings describe, without creating or opening anything."""
     layout = layout_of(settings)
-    home = Path(str(resolve_root(settings.dagster_home or ".dagster")))
+    home = Path(str(resolve_root(settings.dagster_home or DAGSTER_HOME)))
     return Installation(settings, layout, store_of(settings, layout), home)
 
 

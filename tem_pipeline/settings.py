@@ -14,6 +14,8 @@ from tem_pipeline.errors import UserError
 from tem_pipeline.text import redacted
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
+PRETRAINED_MODEL = "models/pretrained"
+DAGSTER_HOME = ".dagster"
 _ROOTS = ("data_root", "models_root", "pretrained_model")
 
 
@@ -37,7 +39,7 @@ class Settings(BaseSettings):
         default="models", description="folder of the champion and of MLflow's embedded store"
     )
     pretrained_model: str = Field(
-        default="models/pretrained",
+        default=PRETRAINED_MODEL,
         description="folder of the model that is used while there is no champion",
     )
     mlflow_tracking_uri: str | None = Field(
@@ -46,7 +48,7 @@ class Settings(BaseSettings):
         description="address of an MLflow server; if unset, the embedded store below the models root",
     )
     dagster_home: str = Field(
-        default=".dagster",
+        default=DAGSTER_HOME,
         validation_alias=AliasChoices("DAGSTER_HOME", "dagster_home"),
         description="folder of Dagster's records; the daemon reads it from the environment only",
     )

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from upath import UPath
 
 from tem_pipeline.errors import UserError
-from tem_pipeline.settings import Settings, resolve_root
+from tem_pipeline.settings import PRETRAINED_MODEL, Settings, resolve_root
 
 if TYPE_CHECKING:  # pandas takes 0.2 s to load, and every command loads this module.
     import pandas as pd
@@ -43,7 +43,7 @@ class Layout:
 
     data_root: UPath
     models_root: UPath
-    pretrained: UPath = field(default_factory=lambda: resolve_root("models/pretrained"))
+    pretrained: UPath = field(default_factory=lambda: resolve_root(PRETRAINED_MODEL))
     """The model that ships with the code. It does not follow the models root."""
 
     @property
@@ -295,6 +295,14 @@ def read_tiff(source: AnyPath) -> np.ndarray:
 def write_content(folder: AnyPath, stem: str, suffix: str, content: bytes) -> str:
     """Write a file with a hash of its content in its name.
 
+    Parameters
+    ----------
+    folder : path
+        Local or remote.
+    stem, suffix : str
+        Parts of the name before and after the hash; the suffix begins with a point.
+    content : bytes
+
     Returns
     -------
     str
@@ -312,7 +320,14 @@ def collect_unreferenced(
 ) -> int:
     """Delete files that no table references.
 
-    Files younger than `older_than_s` are kept, because readers of the previous table may still need them.
+    Parameters
+    ----------
+    folder : path
+        Nothing is deleted if it does not exist.
+    referenced : iterable of str
+        Names of the files that the current table references.
+    older_than_s : float
+        Younger files are kept, because readers of the previous table may still need them.
 
     Returns
     -------
@@ -334,6 +349,14 @@ def collect_unreferenced(
 @contextmanager
 def session_lock(layout: Layout, session: str, timeout_s: float = 3600) -> Iterator[None]:
     """Hold the lock of a session while its tables are written. The system frees it if the process dies.
+
+    Parameters
+    ----------
+    layout : Layout
+    session : str
+        Key of the session.
+    timeout_s : float
+        Seconds to wait for another process that holds the lock.
 
     Raises
     ------

@@ -1,9 +1,13 @@
+import os
 from pathlib import Path
 
 import pytest
 
+from tem_pipeline import demo
 from tem_pipeline.demo import MARKER, _start_afresh, run_demo
 from tem_pipeline.errors import UserError
+from tem_pipeline.installation import Installation
+from tem_pipeline.orchestration import session_run, training_run
 from tem_pipeline.settings import Settings
 
 
@@ -59,3 +63,21 @@ def test_the_demo_follows_no_link_to_a_folder_elsewhere(tmp_path: Path):
     with pytest.raises(UserError, match="did not make this"):
         _start_afresh([tmp_path / "demo"])
     assert (elsewhere / MARKER).exists()
+
+
+def test_no_step_of_the_demo_changes_the_environment(tmp_path: Path, monkeypatch, capsys):
+    before = dict(os.environ)
+    seen = []
+
+    def step(installation: Installation, *given: object, **options: object) -> str:
+        seen.append((str(installation.layout.data_root), dict(os.environ)))
+        return ""
+
+    monkeypatch.setattr(training_run, "train_sets", step)
+    monkeypatch.setattr(session_run, "process_session", step)
+    monkeypatch.setattr(demo, "_compare", lambda layout, truth: "")
+    monkeypatch.setattr(demo, "ANNOTATED_IMAGES", 1)
+    monkeypatch.setattr(demo, "IMAGES_PER_FORMAT", 1)
+    run_demo(laboratory(tmp_path))
+    assert seen == [(str(tmp_path / "data/demo"), before)] * 2
+    assert dict(os.environ) == before

@@ -1,11 +1,14 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
+import pandas as pd
 import pytest
 from upath import UPath
 
@@ -16,7 +19,7 @@ from tem_pipeline.storage import Layout
 from tem_pipeline.tracking import champion
 from tem_pipeline.tracking.runs import training_run
 from tem_pipeline.tracking.store import EXPERIMENT, REGISTERED_MODEL, ModelStore, store_of
-from tem_pipeline.training.fitting import PROFILES, export_model, prepare_keras, train_network
+from tem_pipeline.training.fitting import PROFILES, TrainedNetwork, export_model, prepare_keras, train_network
 
 TINY = replace(PROFILES["quick"], base_width=4, crop_px=32, steps=4, epoch_steps=2, batch=2)
 
@@ -30,6 +33,30 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 @pytest.fixture(scope="module")
 def store(layout: Layout) -> ModelStore:
     return store_of(Settings(mlflow_tracking_uri=None), layout)
+
+
+@pytest.fixture
+def environment_changes() -> Iterator[list[str]]:
+    """Name every variable of the environment that any thread sets or removes, even for a moment."""
+    changed: list[str] = []
+    watching = True
+
+    def watch(event: str, arguments: tuple) -> None:
+        if watching and event in ("os.putenv", "os.unsetenv"):
+            name = os.fsdecode(arguments[0])
+            if name != "PYTEST_CURRENT_TEST":
+                changed.append(name)
+
+    sys.addaudithook(watch)
+    yield changed
+    watching = False
+
+
+def tiny_trained_network() -> TrainedNetwork:
+    import keras
+
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 1)])
+    return TrainedNetwork(model, pd.DataFrame({"epoch": [1], "loss": [1.0]}), 1, 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -70,19 +97,45 @@ def versions(layout: Layout, store: ModelStore, tmp_path_factory: pytest.TempPat
     return registered
 
 
-def test_neither_a_training_nor_a_query_changes_the_environment(store, versions, monkeypatch):
-    for uri in (None, "http://127.0.0.1:1"):
-        if uri is None:
-            monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        else:
-            monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        before = dict(os.environ)
-        champion.champion_version(store)
-        assert dict(os.environ) == before
+def test_neither_a_training_nor_a_query_changes_the_environment(store, versions, environment_changes):
+    champion.champion_version(store)
+    with training_run(store, "dice", {"seed": 0}, {}) as run:
+        run.log_epoch(1, {"loss": 1.0})
+        run.register(tiny_trained_network())
+    assert environment_changes == []
+
+
+def test_the_watch_over_the_environment_sees_a_change(environment_changes, monkeypatch):
+    monkeypatch.setenv("TEM_OF_THIS_TEST", "1")
+    assert environment_changes == ["TEM_OF_THIS_TEST"]
+
+
+def test_trainings_of_two_threads_are_logged_in_their_own_stores(versions, tmp_path: Path):
+    import mlflow
+
+    stores = [
+        store_of(Settings(mlflow_tracking_uri=None), Layout(UPath(tmp_path), UPath(tmp_path / name)))
+        for name in ("a", "b")
+    ]
+    both_under_way = Barrier(2, timeout=60)
+
+    def train(store: ModelStore) -> str:
         with training_run(store, "dice", {}, {}) as run:
-            assert dict(os.environ) == before
+            both_under_way.wait()
             run.log_epoch(1, {"loss": 1.0})
-        assert dict(os.environ) == before
+            both_under_way.wait()
+            assert run.register(tiny_trained_network()) == "1"
+        return run.run_id
+
+    with ThreadPoolExecutor(2) as pool:
+        run_ids = list(pool.map(train, stores))
+    for store, run_id in zip(stores, run_ids, strict=True):
+        client = mlflow.MlflowClient(store.uri)
+        assert client.get_run(run_id).info.status == "FINISHED"
+        assert [metric.step for metric in client.get_metric_history(run_id, "loss")] == [1]
+        registered = client.get_model_version(REGISTERED_MODEL, "1")
+        assert registered.run_id == run_id
+        assert str(tmp_path / Path(str(store.database)).parents[1].name) in str(registered.source)
 
 
 def test_a_training_is_logged_with_its_epochs_and_both_forms_of_the_model(versions, store, monkeypatch):
@@ -190,15 +243,16 @@ def test_a_wrong_model_reference_says_how_models_are_named(versions, store, layo
 def test_a_training_that_fails_leaves_a_failed_run_and_no_version(versions, store):
     import mlflow
 
+    client = mlflow.MlflowClient(store.uri)
+    before = {str(one.version) for one in client.search_model_versions(f"name='{REGISTERED_MODEL}'")}
     with pytest.raises(ValueError, match="out of memory"), training_run(store, "dice", {}, {}):
         raise ValueError("out of memory")
-    client = mlflow.MlflowClient(store.uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     last = client.search_runs([experiment.experiment_id], order_by=["start_time DESC"], max_results=1)[0]
     assert last.info.status == "FAILED"
     registered = client.search_model_versions(f"name='{REGISTERED_MODEL}'")
-    assert {str(version.version) for version in registered} == set(versions)
+    assert {str(version.version) for version in registered} == before
 
 
 def test_an_unreachable_server_is_one_line_within_seconds(layout):

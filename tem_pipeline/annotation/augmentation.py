@@ -26,7 +26,7 @@ from tem_pipeline.annotation.pixels import (
 )
 from tem_pipeline.errors import UserError
 from tem_pipeline.storage import AnyPath, write_content
-from tem_pipeline.tables import SHARD_SCHEMA
+from tem_pipeline.tables import SHARD_SCHEMA, conform
 
 MAX_SCALE = 1.33
 FOREGROUND_SHARE = 0.5
@@ -193,7 +193,7 @@ def write_shards(
     shards: list[AnyPath] = []
     with ThreadPoolExecutor(threads) as pool:
         while batch := list(islice(rows, rows_per_shard)):
-            table = pa.Table.from_pylist(list(pool.map(_encode_row, batch)), SHARD_SCHEMA)
+            table = conform(list(pool.map(_encode_row, batch)), SHARD_SCHEMA)
             stream = io.BytesIO()
             # PNG is compressed already.
             pq.write_table(table, stream, compression="none")

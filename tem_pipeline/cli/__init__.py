@@ -14,7 +14,6 @@ from tem_pipeline import __version__, progress
 from tem_pipeline.cli import images, models, sessions, tables
 from tem_pipeline.cli.failures import fail
 from tem_pipeline.cli.options import AsJson, Demo, chosen_installation
-from tem_pipeline.environment import configure_libraries
 from tem_pipeline.errors import UserError
 from tem_pipeline.settings import load_settings, settings_table
 
@@ -55,7 +54,6 @@ def options(
 
 def main() -> None:
     """Run the command line. Exit 0: done; 1: something failed, one line each on stderr; 2: wrong usage."""
-    configure_libraries()
     progress.open_terminal()
     try:
         app()

@@ -27,7 +27,7 @@ from tem_pipeline.micrographs.reading import (
 )
 from tem_pipeline.micrographs.reading_process import begun_reading, read_micrographs
 from tem_pipeline.micrographs.sessions import SessionDescription
-from tem_pipeline.tables import MANIFEST_SCHEMA
+from tem_pipeline.tables import MANIFEST_SCHEMA, conform
 from tem_pipeline.text import encodable, printable
 
 MANIFEST_COLUMNS = tuple(MANIFEST_SCHEMA.names)
@@ -276,7 +276,7 @@ def manifest_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
     pyarrow.Table
         With `MANIFEST_SCHEMA`, even if there are no rows.
     """
-    return pa.Table.from_pylist(list(rows), schema=MANIFEST_SCHEMA)
+    return conform(list(rows), MANIFEST_SCHEMA)
 
 
 def describe_file(

@@ -1,6 +1,7 @@
 """What a column is: name, type, unit and meaning; and how a table is brought into its schema."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,13 +33,14 @@ def column(name: str, kind: pa.DataType, unit: str, meaning: str, nullable: bool
     return pa.field(name, kind, nullable, metadata={"unit": unit, "description": meaning})
 
 
-def conform(frame: "pd.DataFrame | pa.Table", schema: pa.Schema) -> pa.Table:
+def conform(frame: "pd.DataFrame | pa.Table | Sequence[Mapping[str, Any]]", schema: pa.Schema) -> pa.Table:
     """Cast a table to a schema: its columns, order, types and metadata.
 
     Parameters
     ----------
-    frame : DataFrame or Table
-        Missing columns that may be null are added as nulls; NaN becomes null.
+    frame : DataFrame, Table or sequence of mapping
+        A mapping is a row: values by column. Missing columns that may be null are added as nulls; NaN
+        becomes null.
     schema : Schema
 
     Returns
@@ -50,7 +52,12 @@ def conform(frame: "pd.DataFrame | pa.Table", schema: pa.Schema) -> pa.Table:
     UserError
         Naming a column that is unknown, missing, of another type or null where it must not be.
     """
-    names = list(frame.column_names if isinstance(frame, pa.Table) else frame.columns)
+    if isinstance(frame, Sequence):
+        names = list({name: None for row in frame for name in row})
+        columns: Any = {name: [row.get(name) for row in frame] for name in names}
+    else:
+        names = list(frame.column_names if isinstance(frame, pa.Table) else frame.columns)
+        columns = frame
     if unknown := [str(name) for name in names if name not in schema.names]:
         raise UserError(
             f"column {unknown[0]!r} isn't in the schema; its columns are {', '.join(schema.names)}"
@@ -58,7 +65,7 @@ def conform(frame: "pd.DataFrame | pa.Table", schema: pa.Schema) -> pa.Table:
     arrays = []
     for field in schema:
         if field.name in names:
-            array = _cast(frame[field.name], field)
+            array = _cast(columns[field.name], field)
         elif field.nullable:
             array = pa.nulls(len(frame), field.type)
         else:
@@ -70,7 +77,7 @@ def conform(frame: "pd.DataFrame | pa.Table", schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _cast(values: "pd.Series | pa.ChunkedArray", field: pa.Field) -> pa.Array:
+def _cast(values: Any, field: pa.Field) -> pa.Array:
     try:
         if isinstance(values, pa.ChunkedArray):
             return values.combine_chunks().cast(field.type)

@@ -58,6 +58,18 @@ def promote(store: ModelStore, layout: Layout, version: str) -> ModelCard:
 
     The new weights are copied beside the old ones. The card, which names the weights, is replaced last, so
     that a reader finds either the old champion or the new one, complete.
+
+    Parameters
+    ----------
+    store : ModelStore
+    layout : Layout
+    version : str
+        Version of the registered model.
+
+    Raises
+    ------
+    UserError
+        When the store has no such version or can't be reached, or the folder can't be written.
     """
     source = fetch_version(store, version)
     card = read_card(source)

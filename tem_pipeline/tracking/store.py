@@ -2,7 +2,6 @@
 
 import http.client
 import logging
-import os
 import sqlite3
 import ssl
 import urllib.error
@@ -95,32 +94,6 @@ def open_store(store: ModelStore) -> Iterator[Any]:
         raise UserError(f"MLflow store {store.uri}: {reason}; check that it is running and reachable") from (
             error if redacted(store.uri) == store.uri else None
         )
-
-
-@contextmanager
-def global_store(store: ModelStore) -> Iterator[None]:
-    """Make the store MLflow's global store inside the block.
-
-    Some functions of MLflow need it: runs with an active state, logging a Keras model, and registering a
-    logged model in an embedded store. MLflow also writes the address into the environment, where our settings
-    would read it as the user's choice. The environment is therefore restored at once.
-    """
-    import mlflow
-
-    def point_at(uri: str | None) -> None:
-        names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
-        before = {name: os.environ[name] for name in names if name in os.environ}
-        mlflow.set_tracking_uri(uri)  # type: ignore[arg-type]
-        mlflow.set_registry_uri(uri)  # type: ignore[arg-type]
-        for name in names:
-            os.environ.pop(name, None)
-        os.environ.update(before)
-
-    point_at(store.uri)
-    try:
-        yield
-    finally:
-        point_at(None)
 
 
 def experiment_id(client: Any, store: ModelStore) -> str:

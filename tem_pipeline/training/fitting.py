@@ -142,10 +142,6 @@ class StartingModel:
 
 def prepare_keras(threads: int) -> None:
     """Set up Keras' backend before its first use: quiet, with the given number of threads."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    # TensorFlow leaves oneDNN off on processors without AVX-512; a step then takes 1.6 times as long.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     if os.environ["KERAS_BACKEND"] == "tensorflow":
         with _quiet_start():
             import tensorflow

@@ -1,11 +1,14 @@
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.particles.checks import NM_COLUMNS
-from tem_pipeline.tables import PARTICLE_SCHEMA, conform
+from tem_pipeline.settings import PROJECT_ROOT
+from tem_pipeline.tables import PARTICLE_SCHEMA, column, conform
+from tem_pipeline.tables.columns import INTEGER, TEXT
 from tem_pipeline_tests.particles.tables import discs, particle_table
 
 
@@ -54,3 +57,18 @@ def test_a_column_that_does_not_fit_is_named_in_one_line(table, change, message)
     with pytest.raises(UserError, match=message) as caught:
         conform(change(table), PARTICLE_SCHEMA)
     assert "\n" not in str(caught.value)
+
+
+def test_rows_with_a_key_that_is_no_column_are_refused():
+    schema = pa.schema([column("a", INTEGER, "1", "a number"), column("b", TEXT, "", "a text")])
+    rows = [{"a": 1}, {"a": 2, "b": "x"}]
+    assert conform(rows, schema).to_pylist() == [{"a": 1, "b": None}, {"a": 2, "b": "x"}]
+    assert conform([], schema).num_rows == 0
+    with pytest.raises(UserError, match="'c' isn't in the schema"):
+        conform([*rows, {"c": 3}], schema)
+
+
+def test_every_table_that_is_made_from_rows_conforms():
+    package = PROJECT_ROOT / "tem_pipeline"
+    bypassing = [path for path in package.rglob("*.py") if "from_pylist" in path.read_text(encoding="utf-8")]
+    assert bypassing == []

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
-import pyarrow as pa
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration.jobs import ingest_session, process_session
@@ -15,7 +14,7 @@ from tem_pipeline.orchestration.resources import PARTITION_TAG, Platform
 from tem_pipeline.orchestration.session_life.requests import FINGERPRINT_TAG, failed_attempts, past_runs
 from tem_pipeline.orchestration.session_life.session_tables import FAILURE_TABLE, read_failure
 from tem_pipeline.storage import SESSION_KEY, Layout, write_table
-from tem_pipeline.tables import FAILURE_SCHEMA
+from tem_pipeline.tables import FAILURE_SCHEMA, conform
 from tem_pipeline.text import one_line, redacted
 
 LONGEST_REASON = 500
@@ -49,7 +48,18 @@ def _one_line(text: str) -> str:
 
 
 def record_failure(layout: Layout, run: dg.DagsterRun, attempts: int, reason: str) -> None:
-    """Write why the latest run of a session failed."""
+    """Write why the latest run of a session failed.
+
+    Parameters
+    ----------
+    layout : Layout
+    run : DagsterRun
+        With the session's key in its partition tag.
+    attempts : int
+        Number of failed attempts with the same content; 0 if a person launched the run.
+    reason : str
+        In one line.
+    """
     key = run.tags[PARTITION_TAG]
     row = {
         "session_id": key,
@@ -60,11 +70,19 @@ def record_failure(layout: Layout, run: dg.DagsterRun, attempts: int, reason: st
         "failed_attempts": attempts,
         "reason": reason,
     }
-    write_table(layout.table(FAILURE_TABLE, key), pa.Table.from_pylist([row], FAILURE_SCHEMA))
+    write_table(layout.table(FAILURE_TABLE, key), conform([row], FAILURE_SCHEMA))
 
 
 def notify(url: str, session: str, reason: str) -> str | None:
     """Post a failure to a webhook as ``{"text": …}``, which chat programs show.
+
+    Parameters
+    ----------
+    url : str
+        Address of the webhook.
+    session : str
+        Key of the session.
+    reason : str
 
     Returns
     -------

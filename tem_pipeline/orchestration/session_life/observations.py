@@ -190,7 +190,17 @@ def _scan(
 
 
 def observe_one(folder: SessionFolder, log: ObservationLog, now: float, settling_s: float) -> ObservedFolder:
-    """Look at one session folder as `observe` does, but change nothing in the log and open no file."""
+    """Look at one session folder as `observe` does, but change nothing in the log and open no file.
+
+    Parameters
+    ----------
+    folder : SessionFolder
+    log : ObservationLog
+    now : float
+        Seconds since 1970.
+    settling_s : float
+        Seconds without a change after which a session is complete.
+    """
     if folder.fault:
         return ObservedFolder(folder, fault=folder.fault)
     try:

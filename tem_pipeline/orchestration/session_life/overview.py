@@ -6,7 +6,6 @@ from datetime import datetime
 
 import dagster as dg
 import pandas as pd
-import pyarrow as pa
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration import previews
@@ -15,7 +14,7 @@ from tem_pipeline.orchestration.session_life.states import SessionState, StateNa
 from tem_pipeline.orchestration.session_life.survey import as_record, from_record, look_at_sessions
 from tem_pipeline.orchestration.session_life.tick_time import stopwatch
 from tem_pipeline.storage import AnyPath, read_table, write_table
-from tem_pipeline.tables import STATES_SCHEMA
+from tem_pipeline.tables import STATES_SCHEMA, conform
 from tem_pipeline.text import counted
 
 STATES_TABLE = "session_states"
@@ -91,7 +90,7 @@ def session_overview(
         records = [as_record(state) for state in states]
         changed = former is None or records != [as_record(state) for state in former]
         if changed:
-            write_table(path, pa.Table.from_pylist(records, STATES_SCHEMA))
+            write_table(path, conform(records, STATES_SCHEMA))
     except UserError as error:
         return dg.SkipReason(str(error))
     more = f"; the next tick continues at {next_key}" if next_key else ""

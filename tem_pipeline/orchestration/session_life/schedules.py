@@ -78,6 +78,19 @@ def requests_at_night(
     """Ask for a run of every complete session that isn't processed, or was processed from other content.
 
     Sessions that were ingested from a folder outside incoming/ are processed from there.
+
+    Parameters
+    ----------
+    instance : DagsterInstance
+        Holds the past runs.
+    layout : Layout
+    log : ObservationLog
+    observed : list of ObservedFolder
+        The folders below incoming/ as they are now.
+    limit : int
+        Number of failed attempts at the same content after which a session is parked.
+    out_of_time : callable
+        Once it returns True, the other sessions are left to the next night.
     """
     wanted: dict[str, tuple[str, str | None]] = {
         folder.folder.key: (folder.fingerprint, None) for folder in observed if folder.fingerprint

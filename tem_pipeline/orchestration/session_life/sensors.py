@@ -86,6 +86,17 @@ def requests_on_arrival(
     A session is finished in the log once its tables hold its content or the night decides. Until then every
     tick asks again: the run may be lost, or never start, as any process may be killed at any moment. Looking
     this up for each session at every tick, in its tables or in Dagster's run history, would be too slow.
+
+    Parameters
+    ----------
+    instance : DagsterInstance
+        Holds the past runs.
+    layout : Layout
+    settings : Settings
+    log : ObservationLog
+        Changed in place.
+    observed : list of ObservedFolder
+        The folders that this tick has looked at.
     """
     out_of_time = stopwatch(REQUESTING_SECONDS)
     job = process_session.name if settings.process_on_arrival else ingest_session.name
