@@ -6,6 +6,7 @@ from datetime import datetime
 
 import dagster as dg
 import pandas as pd
+import pyarrow as pa
 
 from tem_pipeline.errors import UserError
 from tem_pipeline.orchestration import previews

@@ -39,7 +39,9 @@ def _failed_by(who: str) -> Transition:
     return Transition(("failed",), "a run fails, there is no image, or the folder can't be listed", who)
 
 
-_NIGHT, _PERSON = "nightly schedule", "a person"
+_SENSOR, _NIGHT, _PERSON = "sensor", "nightly schedule", "a person"
+_ALL = f"sensor with `TEM_PROCESS_ON_ARRIVAL`, {_NIGHT}, {_PERSON}"
+_NIGHT_OR_PERSON = f"{_NIGHT}, {_PERSON}"
 _PARKED = Transition(("parked",), "runs of this content have failed on `TEM_ATTEMPTS` nights", _NIGHT)
 _FILES_CHANGE = Transition(("arriving",), "files are added, changed or removed", _PERSON)
 
@@ -63,8 +65,8 @@ STATES = (
         "nothing; if it stays: is the daemon running?",
         (
             Transition(("ingested",), "`ingest_session` succeeds", "sensor"),
-            _processed_by("nightly schedule; sensor with `TEM_PROCESS_ON_ARRIVAL`"),
-            _failed_by("sensor, nightly schedule"),
+            _processed_by(_ALL),
+            _failed_by(f"{_SENSOR}, {_NIGHT}, {_PERSON}"),
             _PARKED,
             _FILES_CHANGE,
         ),
@@ -73,7 +75,7 @@ STATES = (
         "ingested",
         "the session waits for the night",
         "nothing, or launch `process_session`",
-        (_processed_by(_NIGHT), _failed_by(_NIGHT), _PARKED, _FILES_CHANGE),
+        (_processed_by(_NIGHT_OR_PERSON), _failed_by(_NIGHT_OR_PERSON), _PARKED, _FILES_CHANGE),
     ),
     State(
         "processed",
@@ -90,10 +92,14 @@ STATES = (
     State(
         "failed",
         "the last run failed, or the folder can't be used",
-        "read the reason; a failed run is tried again the next night",
+        "read the reason; a failed run is tried again the next night, a crashed one at once",
         (
-            Transition(("ingested",), "`ingest_session` succeeds with changed files", "sensor"),
-            _processed_by(_NIGHT),
+            Transition(
+                ("ingested",),
+                "`ingest_session` succeeds: a crashed run is asked for again, up to 3 times",
+                _SENSOR,
+            ),
+            _processed_by(_ALL),
             _PARKED,
             _FILES_CHANGE,
         ),

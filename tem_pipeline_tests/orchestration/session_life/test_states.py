@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import get_args
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import dagster as dg
 import pytest
@@ -17,7 +18,12 @@ from tem_pipeline.orchestration.resources import PARTITION_TAG, Platform
 from tem_pipeline.orchestration.session_life.failures import record_failure
 from tem_pipeline.orchestration.session_life.folders import SessionFolder
 from tem_pipeline.orchestration.session_life.observations import ObservedFolder
-from tem_pipeline.orchestration.session_life.requests import FINGERPRINT_TAG
+from tem_pipeline.orchestration.session_life.requests import (
+    ATTEMPT_TAG,
+    FINGERPRINT_TAG,
+    attempt_at_night,
+    attempt_on_arrival,
+)
 from tem_pipeline.orchestration.session_life.session_tables import (
     SESSION_TABLES,
     RecordedFailure,
@@ -149,6 +155,52 @@ def test_a_session_goes_exactly_the_ways_that_the_table_shows():
                 todo.append(after)
     shown = {(state.name, to) for state in STATES for way in state.ways for to in way.to}
     assert {way for way in ways if way[0] != way[1]} == shown
+
+
+def past(*runs: tuple[str, str, str]) -> list[Any]:
+    """Make the records of runs for the content F, the newest first: job, status and reason of failure."""
+    records = []
+    for number, (job, status, reason) in enumerate(reversed(runs), start=1):
+        tags = {FINGERPRINT_TAG: "F", ATTEMPT_TAG: str(number), "dagster/will_retry": "false"}
+        tags |= {"dagster/failure_reason": reason} if reason else {}
+        run = dg.DagsterRun(job, tags=tags, status=dg.DagsterRunStatus[status])
+        records.insert(0, SimpleNamespace(dagster_run=run, end_time=0))
+    return records
+
+
+CRASH = ("process_session", "FAILURE", "RUN_EXCEPTION")
+FAULT = ("process_session", "FAILURE", "STEP_FAILURE")
+HISTORIES = {
+    "complete": [past()],
+    "ingested": [past(("ingest_session", "SUCCESS", ""))],
+    "failed": [past(CRASH), past(FAULT)],
+    "parked": [past(FAULT, FAULT, FAULT), past(CRASH, CRASH, CRASH)],
+}
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_the_table_names_those_who_may_process_a_session(name):
+    deciders = {"a person"}  # `tem-pipeline process` asks nobody
+    recorded = dict.fromkeys(SESSION_TABLES)
+    for runs in HISTORIES[name]:
+        if isinstance(attempt_on_arrival("F", runs, 60), int):
+            deciders.add("sensor with `TEM_PROCESS_ON_ARRIVAL`")
+        if attempt_at_night("F", recorded, runs, 3) is not None:
+            deciders.add("nightly schedule")
+    (state,) = [state for state in STATES if state.name == name]
+    (way,) = [way for way in state.ways if "processed" in way.to]
+    assert set(way.who.split(", ")) == deciders
+
+
+def test_the_table_tells_how_often_a_crashed_run_is_asked_for_again():
+    crash = ("ingest_session", "FAILURE", "RUN_EXCEPTION")
+    asked = 0
+    while asked < 50 and isinstance(attempt_on_arrival("F", past(*[crash] * asked), 60), int):
+        asked += 1
+    (failed,) = [state for state in STATES if state.name == "failed"]
+    (way,) = [way for way in failed.ways if way.to == ("ingested",)]
+    assert way.who == "sensor"
+    assert way.when.endswith(f"up to {asked} times")
 
 
 def test_the_docs_show_the_table_of_the_states():
