@@ -5,6 +5,7 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -259,7 +260,11 @@ def test_an_image_whose_mode_is_unsure_is_never_good(tmp_path: Path):
     tifffile.imwrite(tmp_path / "a.tif", image.astype(np.float32))
     lay_model(tmp_path / "model", "threshold")
     model = load_model(tmp_path / "model")
-    for mode, quality in (("auto", "review"), ("bright_field", "good")):
+    verdicts: list[tuple[Literal["auto", "bright_field"], str]] = [
+        ("auto", "review"),
+        ("bright_field", "good"),
+    ]
+    for mode, quality in verdicts:
         segment_files([tmp_path / "a.tif"], tmp_path / mode, model, Settings(), 0.1, mode)
         particles = pd.read_parquet(tmp_path / mode / "particle_table.parquet")
         assert set(particles["image_quality"]) == {quality}

@@ -50,7 +50,7 @@ def forgettable(installation: Installation, name: str) -> tuple[str, list[AnyPat
 
 def _folders(layout: Layout, key: str) -> list[AnyPath]:
     tables = layout.lake.iterdir() if layout.lake.is_dir() else ()
-    folders = [place for table in tables if (place := table / f"session={key}").is_dir()]
+    folders: list[AnyPath] = [place for table in tables if (place := table / f"session={key}").is_dir()]
     # Figures of trainings and analyses have folders beside the reports: they have no such page.
     return [*folders, layout.report(key).parent] if layout.report(key).exists() else folders
 

@@ -16,8 +16,13 @@ from tem_pipeline.storage import session_lock, write_bytes, write_table
 @pytest.fixture
 def laboratory(tmp_path: Path) -> Installation:
     """An installation with the tables and reports of the sessions a and b."""
-    roots = {name: str(tmp_path / name) for name in ("data_root", "models_root", "dagster_home")}
-    installation = installation_of(Settings(**roots))
+    installation = installation_of(
+        Settings(
+            data_root=str(tmp_path / "data_root"),
+            models_root=str(tmp_path / "models_root"),
+            dagster_home=str(tmp_path / "dagster_home"),
+        )
+    )
     layout = installation.layout
     for key in "ab":
         write_bytes(layout.incoming / key / "image.tif", b"pixels")
