@@ -181,7 +181,7 @@ HISTORIES = {
 @pytest.mark.parametrize("name", HISTORIES)
 def test_the_table_names_those_who_may_process_a_session(name):
     deciders = {"a person"}  # `tem-pipeline process` asks nobody
-    recorded = dict.fromkeys(SESSION_TABLES)
+    recorded: dict[str, str | None] = dict.fromkeys(SESSION_TABLES)
     for runs in HISTORIES[name]:
         if isinstance(attempt_on_arrival("F", runs, 60), int):
             deciders.add("sensor with `TEM_PROCESS_ON_ARRIVAL`")
