@@ -11,8 +11,8 @@ from upath import UPath
 
 from tem_pipeline import progress
 from tem_pipeline.errors import UserError
-from tem_pipeline.installation import Installation, installation_of
-from tem_pipeline.settings import Settings, load_settings, resolve_root
+from tem_pipeline.installation import Installation
+from tem_pipeline.settings import Settings, resolve_root
 from tem_pipeline.storage import Layout, is_free, read_table, session_lock, training_lock
 from tem_pipeline.tracking.store import REGISTERED_MODEL, ModelStore
 
@@ -28,32 +28,14 @@ class Platform(dg.ConfigurableResource):
     """
 
     @property
-    def fixed(self) -> Installation:
-        """The installation that the definitions were built for."""
+    def installation(self) -> Installation:
+        """The installation that assets, sensors and schedules work on."""
         raise NotImplementedError
 
     @property
     def named(self) -> frozenset[str]:
         """Folders that the command line was given."""
         raise NotImplementedError
-
-    @property
-    def installation(self) -> Installation:
-        """The installation that assets, sensors and schedules work on.
-
-        Its folders and its model store are fixed. Other settings are read from the environment when needed.
-        """
-        layout = self.fixed.layout
-        return installation_of(
-            load_settings().model_copy(
-                update={
-                    "data_root": str(layout.data_root),
-                    "models_root": str(layout.models_root),
-                    "pretrained_model": str(layout.pretrained),
-                    "mlflow_tracking_uri": self.fixed.settings.mlflow_tracking_uri,
-                }
-            )
-        )
 
     @property
     def settings(self) -> Settings:
@@ -82,10 +64,12 @@ def platform_of(installation: Installation, named: Sequence[str] = ()) -> Platfo
         installation's.
     """
 
+    given = installation
+
     class OfInstallation(Platform):
         @property
-        def fixed(self) -> Installation:
-            return installation
+        def installation(self) -> Installation:
+            return given
 
         @property
         def named(self) -> frozenset[str]:

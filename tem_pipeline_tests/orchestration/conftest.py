@@ -10,10 +10,10 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from tem_pipeline.installation import installation_of
+from tem_pipeline.installation import Installation, installation_of
 from tem_pipeline.orchestration.build import build_definitions
 from tem_pipeline.orchestration.partitions import SESSIONS
-from tem_pipeline.orchestration.resources import Platform, platform_of
+from tem_pipeline.orchestration.resources import Platform
 from tem_pipeline.orchestration.session_life.failures import failure_reason
 from tem_pipeline.orchestration.session_life.schedules import build_nightly_schedule
 from tem_pipeline.segmentation.models import ModelCard, write_card
@@ -32,12 +32,24 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 @pytest.fixture
 def platform(tmp_path: Path) -> Platform:
-    settings = Settings(
-        data_root=str(tmp_path / "data"),
-        models_root=str(tmp_path / "models"),
-        pretrained_model=str(tmp_path / "pretrained"),
-    )
-    return platform_of(installation_of(settings))
+    """A platform that reads the environment each time, so that a test can change settings."""
+
+    class OfTheTest(Platform):
+        @property
+        def installation(self) -> Installation:
+            return installation_of(
+                Settings(
+                    data_root=str(tmp_path / "data"),
+                    models_root=str(tmp_path / "models"),
+                    pretrained_model=str(tmp_path / "pretrained"),
+                )
+            )
+
+        @property
+        def named(self) -> frozenset[str]:
+            return frozenset()
+
+    return OfTheTest()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from upath import UPath
 
 from tem_pipeline.errors import UserError
+from tem_pipeline.installation import installation_of
 from tem_pipeline.orchestration import previews
 from tem_pipeline.orchestration.assets import sessions
 from tem_pipeline.orchestration.partitions import SESSIONS
@@ -22,7 +23,7 @@ from tem_pipeline.orchestration.resources import (
 )
 from tem_pipeline.orchestration.session_life.failures import failure_reason
 from tem_pipeline.orchestration.session_life.survey import session_states
-from tem_pipeline.settings import PROJECT_ROOT
+from tem_pipeline.settings import PROJECT_ROOT, Settings
 from tem_pipeline.simulation.sessions import simulate_session
 from tem_pipeline.storage import read_table
 from tem_pipeline_tests.orchestration.conftest import deliver, lay_champion
@@ -264,3 +265,9 @@ def test_cells_of_previews_cannot_break_out_of_their_table():
 
 def test_a_picture_too_large_for_the_event_log_is_named_instead():
     assert "too large" in str(previews.picture(b"x" * 100_001).value)
+
+
+def test_the_platform_gives_the_very_installation_that_it_was_built_for(tmp_path: Path):
+    chosen = Settings(threads=1, tile_px=256, minimum_diameter_px=9, dagster_home=str(tmp_path / "home"))
+    installation = installation_of(chosen)
+    assert platform_of(installation).installation is installation
