@@ -142,7 +142,8 @@ def _fault(module: str, name: str, root_name: str, imports: dict[str, set[str]])
     user, used = package_of(module), package_of(name)
     if user in rank and used in rank and rank[used] > rank[user]:
         return f"{module} imports {name}, but {used} comes after {user}"
-    if not user and used:
+    # The package itself configures libraries, before any of them is loaded.
+    if not user and used not in ("", "environment"):
         return f"{module} imports {name}, but everything else is above {root_name}"
     return None
 

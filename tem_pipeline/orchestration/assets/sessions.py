@@ -70,7 +70,7 @@ def raw_tem_images(context: dg.AssetExecutionContext, platform: Platform, sessio
     yield dg.MaterializeResult(
         value=manifest,
         metadata={
-            "result": f"{len(measured)} images, {len(refused)} files refused",
+            "result": f"{counted(len(measured), 'image')}, {counted(len(refused), 'file')} refused",
             "images": len(measured),
             "files refused": len(refused),
             "images without calibration": len(uncalibrated),
@@ -85,7 +85,7 @@ def raw_tem_images(context: dg.AssetExecutionContext, platform: Platform, sessio
                 check_name="any_image",
                 passed=no_image is None,
                 severity=ERROR,
-                metadata={"reason": no_image or f"{len(measured)} images"},
+                metadata={"reason": no_image or counted(len(measured), "image")},
             ),
             dg.AssetCheckResult(
                 check_name="no_file_refused",
@@ -158,7 +158,8 @@ def predicted_masks(
     return dg.MaterializeResult(
         value=masks,
         metadata={
-            "result": f"{masks['n_cores'].sum()} cores on {len(masks)} images, {len(review)} to review",
+            "result": f"{counted(int(masks['n_cores'].sum()), 'core')} on {counted(len(masks), 'image')}, "
+            f"{len(review)} to review",
             "cores": int(masks["n_cores"].sum()),
             "images to review": len(review),
             **({"confidence": previews.rounded(confidence)} if pd.notna(confidence) else {}),
@@ -217,14 +218,15 @@ def particle_table(
     if fault:
         # Raised before the table is written: the previous one stays, and nothing is made from this one.
         raise UserError(f"session {session}: {fault}")
-    counted = particles[~particles["touches_edge"].astype(bool)]
+    whole = particles[~particles["touches_edge"].astype(bool)]
     yield dg.MaterializeResult(
         value=particles,
         metadata={
-            "result": f"{len(counted)} whole particles, {len(particles) - len(counted)} cut by the edge",
+            "result": f"{counted(len(whole), 'particle')} counted, "
+            f"{len(particles) - len(whole)} cut by the edge",
             "particles": len(particles),
-            "counted": len(counted),
-            "left out at the edge": len(particles) - len(counted),
+            "counted": len(whole),
+            "left out at the edge": len(particles) - len(whole),
             "first particles": previews.table(
                 particles[["image_id", "label", "equivalent_diameter_nm", "circularity", "confidence"]], 10
             ),
