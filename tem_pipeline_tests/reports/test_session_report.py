@@ -187,7 +187,7 @@ def test_the_page_names_files_model_and_what_was_measured(tmp_path):
     for said in (
         "monday",
         "Pt-3",
-        f"Equivalent diameters of the {particles} counted particles",
+        f"Equivalent diameters of the counted particles (n = {particles})",
         "tem_segmentation",
         "ab" * 32,
         "it is cut short",
@@ -321,7 +321,7 @@ def test_a_session_without_files_gives_a_page(tmp_path):
 
 def test_tables_of_schema_version_1_make_a_page_too(tmp_path):
     text = Page(Session(tmp_path).html(of_version_1=True)).text
-    assert "Equivalent diameters of the 12 counted particles" in text
+    assert "Equivalent diameters of the counted particles (n = 12)" in text
     assert "can’t tell" in text
 
 

@@ -113,7 +113,7 @@ def test_modules_that_threads_need_are_imported_before_they_start():
         "from tem_pipeline.segmentation.models import SegmentationModel;"
         "loaded = [];"
         "masks.in_order = lambda *_: loaded.extend(sys.modules) or [];"
-        "manifest = pd.DataFrame({'status': ['ok'], 'height_px': [9], 'width_px': [9]});"
+        "manifest = pd.DataFrame({'status': ['ok'], 'height_px': [9], 'width_px': [9], 'mode': ['haadf']});"
         "model = SegmentationModel(None, None);"
         "masks.predict_session_masks(manifest, Path(), Path(), model, Settings());"
         "print({'skimage.morphology', 'skimage.segmentation', 'skimage.transform'} - set(loaded))"
