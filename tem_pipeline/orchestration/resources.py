@@ -1,5 +1,6 @@
 """What assets get from outside: the installation, the training plan and the session lock."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,14 +29,14 @@ class Platform(dg.ConfigurableResource):
     """
 
     @property
+    @abstractmethod
     def installation(self) -> Installation:
         """The installation that assets, sensors and schedules work on."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def named(self) -> frozenset[str]:
         """Folders that the command line was given."""
-        raise NotImplementedError
 
     @property
     def settings(self) -> Settings:
